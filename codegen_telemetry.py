@@ -18,10 +18,10 @@ Copy this file into your package, describe your tool with a `Product`, and call:
 
 What a reviewer may rely on:
 
-- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for that file.
+- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
 - Only what `Product.events` declares leaves: no free text, path, message, user or host name can be in it.
-- `track` writes one small file and returns; daemon threads send. A request takes a second at most, the interpreter's
-  exit waits `exit_wait` seconds at most, and after a failure nothing is tried for ten minutes and more.
+- `track` writes one small file and returns; daemon threads send. A request takes a second at most, the exit
+  waits `exit_wait` seconds at most, and after a failure nothing is tried for ten minutes and more.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -39,8 +39,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
-from typing import (TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple,
-                    Optional, Set, TextIO, Tuple, TypeVar, Union)
+from typing import (TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping,
+                    NamedTuple, Optional, Set, TextIO, Tuple, TypeVar, Union)
 
 if TYPE_CHECKING:
     from urllib.request import OpenerDirector
@@ -79,19 +79,20 @@ _COMMON_PARAMS = MappingProxyType({
     "engagement_time_msec": "the duration, at least 1"})
 _RESERVED_PREFIXES = ("_", "firebase_", "ga_", "google_", "gtag.")
 _RESERVED_EVENTS = frozenset("""
-    ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data app_exception
-    app_install app_remove app_store_refund app_update app_upgrade dynamic_link_app_open dynamic_link_app_update
-    dynamic_link_first_open error firebase_campaign firebase_in_app_message_action firebase_in_app_message_dismiss
-    firebase_in_app_message_impression first_open first_visit in_app_purchase notification_dismiss
-    notification_foreground notification_open notification_receive notification_send os_update screen_view
-    session_start user_engagement""".split())
-# The last three can't hold what GA4 wants there: an array, and an amount that goes with a currency in capitals.
+    ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data
+    app_exception app_install app_remove app_store_refund app_update app_upgrade dynamic_link_app_open
+    dynamic_link_app_update dynamic_link_first_open error firebase_campaign firebase_in_app_message_action
+    firebase_in_app_message_dismiss firebase_in_app_message_impression first_open first_visit in_app_purchase
+    notification_dismiss notification_foreground notification_open notification_receive notification_send
+    os_update screen_view session_start user_engagement""".split())
+# The last three can't hold what GA4 wants there: an array, and an amount that goes with a currency in
+# capitals.
 _RESERVED_PARAMS = frozenset(("firebase_conversion", "items", "value", "currency"))
 _NUMBER_PARAMS = frozenset(("shipping", "tax", "level", "score"))
 _TEXT_PARAMS = frozenset("""
-    transaction_id affiliation coupon shipping_tier virtual_currency_name payment_type group_id character method
-    search_term content_type item_id item_list_id item_list_name creative_name creative_slot location_id promotion_id
-    promotion_name item_name achievement_id""".split())
+    transaction_id affiliation coupon shipping_tier virtual_currency_name payment_type group_id character
+    method search_term content_type item_id item_list_id item_list_name creative_name creative_slot
+    location_id promotion_id promotion_name item_name achievement_id""".split())
 
 
 def _name_problem(name: object, reserved: FrozenSet[str]) -> str:
@@ -100,7 +101,8 @@ def _name_problem(name: object, reserved: FrozenSet[str]) -> str:
         return f"must be a text of 1 to {_MAX_NAME} characters"
     if name[0] not in _LETTERS or not _LETTERS | _DIGITS | {"_"} >= set(name):
         return "must be letters, digits and _, and begin with a letter"
-    return "is reserved by Google Analytics" if name in reserved or name.startswith(_RESERVED_PREFIXES) else ""
+    is_reserved = name in reserved or name.startswith(_RESERVED_PREFIXES)
+    return "is reserved by Google Analytics" if is_reserved else ""
 
 
 def _kind_name(kind: Kind) -> str:
@@ -110,10 +112,11 @@ def _kind_name(kind: Kind) -> str:
 def _checked_kind(where: str, kind: Any) -> Kind:
     """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
     if isinstance(kind, Mapping):
-        return MappingProxyType({option: _checked_words(f"{where}.{option}", kind[option]) for option in kind})
+        return MappingProxyType({key: _checked_words(f"{where}.{key}", kind[key]) for key in kind})
     if kind == "options":
         return MappingProxyType({})
-    return kind if isinstance(kind, str) and kind in KINDS and kind != "choice" else _checked_words(where, kind)
+    is_name = isinstance(kind, str) and kind in KINDS and kind != "choice"
+    return kind if is_name else _checked_words(where, kind)
 
 
 def _checked_words(where: str, words: Any) -> Tuple[str, ...]:
@@ -136,9 +139,11 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
         raise ValueError(f"event {event!r} {problem}")
     checked: Dict[str, Kind] = {}
     for name, kind in params.items():
-        problem = "is added to every event" if name in _COMMON_PARAMS else _name_problem(name, _RESERVED_PARAMS)
+        problem = _name_problem(name, _RESERVED_PARAMS)
         checked[name] = _checked_kind(f"{event}.{name}", kind)
         kind_name = _kind_name(checked[name])
+        if name in _COMMON_PARAMS:
+            problem = "is added to every event"
         if name in _NUMBER_PARAMS and kind_name not in ("count", "milliseconds"):
             problem = "can only hold a number in Google Analytics"
         if name in _TEXT_PARAMS and kind_name not in ("choice", "word", "words"):
@@ -155,7 +160,7 @@ class Product:
     | --- | --- | --- |
     | `name` | the name in the notice | `command` |
     | `command` | what users type, before `telemetry disable` | `codegen` |
-    | `env_prefix` | of `<env_prefix>_DISABLED`, `_DEBUG`, `_ENDPOINT`, `_ID`, `_API_SECRET` | `<COMMAND>_TELEMETRY` |
+    | `env_prefix` | of `<env_prefix>_DISABLED`, `_DEBUG`, `_ENDPOINT`, ... | `<COMMAND>_TELEMETRY` |
     | `directory` | folder of config file and outbox, below the home folder unless absolute | `.<command>` |
     | `docs_url` | the page that the notice names | none |
     | `endpoint` | where events go: an http(s) URL | Google Analytics 4 |
@@ -163,13 +168,13 @@ class Product:
     | `events` | `{event: {parameter: kind}}` | that of `CODEGEN` |
     | `project_file` | JSON file in the working directory whose `telemetry.enabled` may say no | none |
 
-    Without `command` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is the tuple of its
-    words; options are a mapping from an option to the words it may hold. Raises ValueError for an event that Google
-    Analytics would refuse and for a malformed name, command, directory or prefix.
+    Without `command` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is the
+    tuple of its words; options are a mapping from an option to the words it may hold. Raises ValueError for an
+    event that Google Analytics would refuse and for a malformed name, command, directory or prefix.
     """
 
-    __slots__ = ("name", "command", "env_prefix", "directory", "docs_url", "endpoint", "tracking_id", "api_secret",
-                 "events", "project_file")
+    __slots__ = ("name", "command", "env_prefix", "directory", "docs_url", "endpoint", "tracking_id",
+                 "api_secret", "events", "project_file")
     name: str
     command: str
     env_prefix: str
@@ -181,13 +186,14 @@ class Product:
     events: Events
     project_file: str
 
-    def __init__(self, *, name: Optional[str] = None, command: Optional[str] = None, env_prefix: Optional[str] = None,
-                 directory: Optional[str] = None, docs_url: Optional[str] = None, endpoint: Optional[str] = None,
+    def __init__(self, *, name: Optional[str] = None, command: Optional[str] = None,
+                 env_prefix: Optional[str] = None, directory: Optional[str] = None,
+                 docs_url: Optional[str] = None, endpoint: Optional[str] = None,
                  tracking_id: Optional[str] = None, api_secret: Optional[str] = None,
                  events: Optional[Events] = None, project_file: Optional[str] = None) -> None:
         given = {field: value for field, value in locals().items() if field != "self" and value is not None}
         fields = {**_CODEGEN_FIELDS, **given}
-        if fields["command"] != _CODEGEN_FIELDS["command"]:  # another tool has its own opt-out, folder and pages
+        if fields["command"] != _CODEGEN_FIELDS["command"]:  # another tool has its own opt-out and folder
             slug = "".join(c if c in _LETTERS | _DIGITS else "-" for c in fields["command"]).strip("-")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
                           directory="." + slug.lower(), docs_url="", project_file="")
@@ -214,14 +220,15 @@ _INPUT_TYPES = ("asyncapi", "openapi", "jsonschema")
 _CODEGEN_FIELDS: Mapping[str, Any] = MappingProxyType({
     "name": "The Codegen Project CLI", "command": "codegen", "env_prefix": "CODEGEN_TELEMETRY",
     "directory": ".the-codegen-project", "docs_url": "https://the-codegen-project.org/docs/telemetry",
-    "endpoint": "https://www.google-analytics.com/mp/collect", "tracking_id": "G-XXXXXXXXXX", "api_secret": "",
-    "project_file": "codegen.config.json", "events": {
+    "endpoint": "https://www.google-analytics.com/mp/collect", "tracking_id": "G-XXXXXXXXXX",
+    "api_secret": "", "project_file": "codegen.config.json", "events": {
         "command_executed": {
             "command": "word", "flags": "words", "input_source": INPUT_SOURCES, "input_type": _INPUT_TYPES,
             "generators": "words", "generator_count": "count", "duration": "milliseconds", "success": "flag"},
         "generator_used": {
-            "generator_type": "word", "input_type": _INPUT_TYPES, "input_source": INPUT_SOURCES, "language": "word",
-            "options": {"serializationType": ("json",)}, "duration": "milliseconds", "success": "flag"},
+            "generator_type": "word", "input_type": _INPUT_TYPES, "input_source": INPUT_SOURCES,
+            "language": "word", "options": {"serializationType": ("json",)}, "duration": "milliseconds",
+            "success": "flag"},
         "init_executed": {
             "config_type": "word", "input_type": _INPUT_TYPES, "generators": "words", "language": "word",
             "completed": "flag"},
@@ -232,7 +239,7 @@ CODEGEN = Product()
 # === Config file: what is remembered? ===
 
 _MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
-_MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" must not be lost
+_MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" counts
 _STALE_SECONDS = 10.0             # a lock, claim or temporary file this old belongs to a process that is gone
 _T = TypeVar("_T")
 
@@ -246,7 +253,8 @@ class _Files(NamedTuple):
 
 
 def _files(product: Product) -> _Files:
-    """The paths of this user; all empty when the user has no home folder, or one that isn't an absolute path."""
+    """The paths of this user; all empty when the user has no home folder, or one that isn't an absolute
+    path."""
     base, folder = os.path.expanduser("~"), os.path.expanduser(product.directory)
     if not os.path.isabs(folder):
         folder = os.path.join(base, folder)
@@ -272,7 +280,8 @@ _MISSING = _Config("it does not exist")
 
 
 def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
-    """The bytes of a regular file. Raises OSError; ValueError for a folder, pipe or device, or over `limit` bytes."""
+    """The bytes of a regular file. Raises OSError; ValueError for a folder, pipe or device, or over `limit`
+    bytes."""
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
@@ -307,9 +316,12 @@ def _parse_object(data: bytes) -> Dict[str, Any]:
     return document
 
 
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+
+
 def _is_uuid(text: str) -> bool:
     parts = text.split("-")
-    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and set("".join(parts)) <= set("0123456789abcdefABCDEF")
+    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and set("".join(parts)) <= _HEX_DIGITS
 
 
 def _interpreted(document: Dict[str, Any]) -> _Config:
@@ -339,8 +351,8 @@ def _read_config(path: str) -> _Config:
 
 
 def _patiently(call: Callable[[], _T]) -> _T:
-    """The call's result. Windows refuses to open or replace a file that another process has open: there, and only
-    there, we ask again for 100 ms."""
+    """The call's result. Windows refuses to open or replace a file that another process has open: there, and
+    only there, we ask again for 100 ms."""
     for _ in range(10 if os.name == "nt" else 0):
         try:
             return call()
@@ -355,7 +367,8 @@ def _unique() -> str:
 
 
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
-    """Make a file that must not exist yet, readable by its user only. Raises OSError and leaves nothing then."""
+    """Make a file that must not exist yet, readable by its user only. Raises OSError and leaves nothing
+    then."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         with open(fd, "wb") as file:
@@ -383,8 +396,9 @@ def _age(path: str) -> float:
 
 @contextmanager
 def _locked(path: str, wait: float) -> Iterator[None]:
-    """Hold `<path>.lock`. Raises TimeoutError when another process keeps it for `wait` seconds, OSError if it can't be
-    made. Who slept so long that the lock was broken is stopped by the comparison in `_update_config`."""
+    """Hold `<path>.lock`. Raises TimeoutError when another process keeps it for `wait` seconds, OSError if it
+    can't be made. Who slept so long that the lock was broken is stopped by the comparison in
+    `_update_config`."""
     lock, token, deadline = path + ".lock", _unique().encode(), time.monotonic() + wait
     while True:
         try:
@@ -408,7 +422,8 @@ def _locked(path: str, wait: float) -> Iterator[None]:
 
 @contextmanager
 def _prepared(path: str, document: Dict[str, Any], durable: bool) -> Iterator[str]:
-    """The document in a temporary file beside `path`, gone again afterwards; also what killed processes left there."""
+    """The document in a temporary file beside `path`, gone again afterwards; also what killed processes left
+    there."""
     folder, name = os.path.split(path)
     for entry in os.listdir(folder):
         if entry.startswith(name + ".") and entry.endswith(".tmp"):
@@ -439,14 +454,16 @@ def _new_id() -> str:
 
 
 def _create_config(product: Product, files: _Files, enabled: bool, durable: bool = False) -> bool:
-    """Create the config file unless it exists: of many processes one wins, True for that one. Raises OSError."""
+    """Create the config file unless it exists: of many processes one wins, True for that one. Raises
+    OSError."""
     if not os.path.isdir(files.base):
         raise FileNotFoundError(errno.ENOENT, "there is no home folder", files.base)
     path = os.path.realpath(files.config)
     os.makedirs(files.folder, 0o700, exist_ok=True)
     section = {"enabled": enabled, "anonymousId": _new_id(), "endpoint": product.endpoint,
                "trackingId": product.tracking_id}
-    document = {"version": "1.0.0", "telemetry": section, "hasShownTelemetryNotice": False, "lastUpdated": _now_text()}
+    document = {"version": "1.0.0", "telemetry": section, "hasShownTelemetryNotice": False,
+                "lastUpdated": _now_text()}
     with _prepared(path, document, durable) as temporary:
         try:
             os.link(temporary, path)  # complete and exclusive in one step
@@ -461,8 +478,9 @@ def _create_config(product: Product, files: _Files, enabled: bool, durable: bool
 
 
 def _update_config(path: str, change: Callable[[Dict[str, Any]], bool], wait: float = 0.0) -> None:
-    """Read, change and replace the config file under its lock. `change` edits the document and returns False to leave
-    the file alone. With `wait` (the user asked for it) the change is made durable. Raises OSError, ValueError."""
+    """Read, change and replace the config file under its lock. `change` edits the document and returns False
+    to leave the file alone. With `wait` (the user asked for it) the change is made durable. Raises OSError,
+    ValueError."""
     path = os.path.realpath(path)
     with _locked(path, wait):
         for _ in range(10 if wait else 1):
@@ -485,7 +503,8 @@ _ON = "on by default"
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
-    """Whether a yes-or-no variable says yes: set to anything but a word for no. Undecodable bytes count as set."""
+    """Whether a yes-or-no variable says yes: set to anything but a word for no. Undecodable bytes count as
+    set."""
     value = environ.get(variable)
     return value is not None and value.strip().lower() not in _NO_WORDS
 
@@ -497,8 +516,9 @@ def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
 
 
 def _refusal(project: object, config: _Config, files: _Files) -> str:
-    """Who says no first after the environment: project, config file, no place for one; empty if nobody does."""
-    if isinstance(project, Mapping) and "enabled" in project and project["enabled"] is not True or project is False:
+    """Who says no first after the environment: project, config file, no place for one; empty if nobody
+    does."""
+    if project is False or isinstance(project, Mapping) and project.get("enabled", True) is not True:
         return "project"
     if config is not _MISSING:
         return "" if config.enabled else files.config
@@ -520,8 +540,9 @@ def _project_section(product: Product, given: object) -> object:
 
 # === Context: where are we running? ===
 
-# A variable that a continuous integration service sets, and the service: first the documented nine, then the generic
-# ones, then others that may not set CI. Names as in https://github.com/watson/ci-info/blob/master/vendors.json
+# A variable that a continuous integration service sets, and the service: first the documented nine, then the
+# generic ones, then others that may not set CI. Names as in
+# https://github.com/watson/ci-info/blob/master/vendors.json
 CI_VARIABLES = (
     ("GITHUB_ACTIONS", "GitHub Actions"), ("GITLAB_CI", "GitLab CI"), ("CIRCLECI", "CircleCI"),
     ("TRAVIS", "Travis CI"), ("JENKINS_URL", "Jenkins"), ("BITBUCKET_BUILD_NUMBER", "Bitbucket Pipelines"),
@@ -529,21 +550,23 @@ CI_VARIABLES = (
     ("CI", "any that says so"), ("CONTINUOUS_INTEGRATION", "any that says so"),
     ("TF_BUILD", "Azure Pipelines"), ("APPVEYOR", "AppVeyor"), ("bamboo_planKey", "Bamboo"),
     ("BITRISE_IO", "Bitrise"), ("BUDDY_WORKSPACE_ID", "Buddy"), ("CF_BUILD_ID", "Codefresh"),
-    ("CIRRUS_CI", "Cirrus CI"), ("DRONE", "Drone"), ("GO_PIPELINE_LABEL", "GoCD"), ("HARNESS_BUILD_ID", "Harness"),
-    ("HEROKU_TEST_RUN_ID", "Heroku CI"), ("HUDSON_URL", "Hudson"), ("NETLIFY", "Netlify"), ("PROW_JOB_ID", "Prow"),
-    ("SCREWDRIVER", "Screwdriver"), ("SEMAPHORE", "Semaphore"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"),
-    ("VELA", "Vela"), ("WOODPECKER_CI", "Woodpecker"), ("XCS", "Xcode Server"),
+    ("CIRRUS_CI", "Cirrus CI"), ("DRONE", "Drone"), ("GO_PIPELINE_LABEL", "GoCD"),
+    ("HARNESS_BUILD_ID", "Harness"), ("HEROKU_TEST_RUN_ID", "Heroku CI"), ("HUDSON_URL", "Hudson"),
+    ("NETLIFY", "Netlify"), ("PROW_JOB_ID", "Prow"), ("SCREWDRIVER", "Screwdriver"),
+    ("SEMAPHORE", "Semaphore"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"), ("VELA", "Vela"),
+    ("WOODPECKER_CI", "Woodpecker"), ("XCS", "Xcode Server"),
 )
 _PROCESS_START = int(time.time())  # seconds since 1970; GA4's session id
 _PYTHON_VERSION = "%d.%d.%d" % sys.version_info[:3]
-# The category of an exception by the name of its class or of a base class: so none of them has to be imported.
+# The category of an exception by the name of its class or of a base class: so none of them has to be
+# imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "configuration_error": "ConfigError ConfigurationError NoSectionError NoOptionError InterpolationError",
     "file_not_found": "FileNotFoundError NotADirectoryError",
-    "network_error": "ConnectionError TimeoutError timeout gaierror herror URLError HTTPError SSLError HTTPException "
-                     "RequestException TransportError",
-    "parse_error": "JSONDecodeError TOMLDecodeError SyntaxError UnicodeError YAMLError ParseError ParserError "
-                   "ParsingError ExpatError BadZipFile",
+    "network_error": "ConnectionError TimeoutError timeout gaierror herror URLError HTTPError SSLError "
+                     "HTTPException RequestException TransportError",
+    "parse_error": "JSONDecodeError TOMLDecodeError SyntaxError UnicodeError YAMLError ParseError "
+                   "ParserError ParsingError ExpatError BadZipFile",
     "validation_error": "ValidationError SchemaError UsageError ArgumentError ArgumentTypeError ValueError",
     "permission_error": "PermissionError",
     "interrupted": "KeyboardInterrupt CancelledError Abort",
@@ -571,7 +594,8 @@ def input_source(value: object) -> str:
 
 
 def error_type(exc: object) -> str:
-    """The category of an exception (one of `ERROR_TYPES`), from its type and never from its message. Never raises."""
+    """The category of an exception (one of `ERROR_TYPES`), from its type and never from its message. Never
+    raises."""
     names = (base.__name__ for base in (exc if isinstance(exc, type) else type(exc)).__mro__)
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
 
@@ -614,7 +638,8 @@ def _number(value: Any) -> Optional[Union[int, float]]:
 
 
 def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]]) -> Dict[str, Value]:
-    """One parameter for each option: `<name>_<option>`. Nested values and names that aren't words are left out."""
+    """One parameter for each option: `<name>_<option>`. Nested values and names that aren't words are left
+    out."""
     flat: Dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _number(held)
@@ -642,14 +667,15 @@ def _shaped(name: str, kind: Kind, value: object) -> Dict[str, Value]:
     return {name: _words(value) if kind == "words" else _word(value)}
 
 
-def _checked(declared: Mapping[str, Kind], params: Mapping[str, object]) -> Tuple[Dict[str, Value], List[str]]:
+def _checked(declared: Mapping[str, Kind],
+             params: Mapping[str, object]) -> Tuple[Dict[str, Value], List[str]]:
     """What may leave of these parameters, and the names of those dropped."""
     kept: Dict[str, Value] = {}
     dropped = [name for name in params if name not in declared]
     room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
     for name in filter(params.__contains__, declared):
         shaped: Dict[str, Value] = {}
-        with suppress(Exception):  # the host's own object raised while we looked into it: it could be anything
+        with suppress(Exception):  # the host's own object may raise anything while we look into it
             shaped = _shaped(name, declared[name], params[name])
         if not shaped:
             dropped.append(name)
@@ -690,7 +716,8 @@ class _Destination(NamedTuple):
 
 
 def _url_problem(url: str) -> str:
-    """Why this can't be an endpoint; empty if it can. By hand: `urllib.parse` would cost each run its loading."""
+    """Why this can't be an endpoint; empty if it can. By hand: `urllib.parse` would cost each run its
+    loading."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in ("http", "https") or not rest:
         return "it is not an http:// or https:// URL"
@@ -707,8 +734,10 @@ def _url_problem(url: str) -> str:
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
-    """The first that is set of environment, config file and product; an ID and a secret stay with their endpoint."""
-    named = [environ.get(f"{product.env_prefix}_{name}", "").strip() for name in ("ENDPOINT", "ID", "API_SECRET")]
+    """The first that is set of environment, config file and product; an ID and a secret stay with their
+    endpoint."""
+    variables = (product.env_prefix + ending for ending in ("_ENDPOINT", "_ID", "_API_SECRET"))
+    named = [environ.get(variable, "").strip() for variable in variables]
     placeholder = _CODEGEN_FIELDS["tracking_id"]
     if named[0]:
         found = _Destination("environment", *named)
@@ -716,12 +745,13 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config) 
             (product.endpoint, product.tracking_id), (product.endpoint, placeholder)):
         found = _Destination("config file", config.endpoint, config.tracking_id, config.api_secret)
     else:  # the config file holds a copy of the product's endpoint and ID; a secret beside it belongs to them
-        secret = product.api_secret or (config.api_secret if config.tracking_id == product.tracking_id else "")
+        beside = config.api_secret if config.tracking_id == product.tracking_id else ""
+        secret = product.api_secret or beside
         found = _Destination("product", product.endpoint, product.tracking_id, secret)
         if found.measurement_id in ("", placeholder) or not secret:
             return found._replace(problem=f"{product.command} has no measurement ID and secret of its own")
     problem = _url_problem(found.endpoint)
-    return found._replace(problem=f"the {found.source}'s endpoint can't be used: {problem}") if problem else found
+    return found._replace(problem=problem and f"the {found.source}'s endpoint can't be used: {problem}")
 
 
 def _masked(url: str) -> str:
@@ -754,7 +784,8 @@ def _request(route: _Route, events: List[Dict[str, Any]]) -> _Request:
                         ("api_secret", route.destination.api_secret)):
         parts += [f"{name}={quote(value, safe='')}"] if value else []
     body = json.dumps({"client_id": route.client_id, "events": events}, allow_nan=False).encode("ascii")
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "User-Agent": route.user_agent}
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)),
+               "User-Agent": route.user_agent}
     return _Request(base + ("?" if parts else mark) + "&".join(parts), headers, body)
 
 
@@ -764,7 +795,7 @@ _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
-_LEAD_SECONDS = 0.3        # without a sign of life, the sending process is gone or stuck and another one sends
+_LEAD_SECONDS = 0.3        # without a sign of life, the sending process is gone and another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
 
 
@@ -812,7 +843,8 @@ class _Outbox:
         return []
 
     def waiting(self, client_id: str, key: str = "") -> List[str]:
-        """Names of the events that wait, of this client and destination (of any, without `key`), oldest first."""
+        """Names of the events that wait, of this client and destination (of any, without `key`), oldest
+        first."""
         return [name for name in self._list("", ".json")
                 if _stamp(name) >= 0 and name[17:25] == client_id[:8] and key in ("", name[26:34])]
 
@@ -823,10 +855,11 @@ class _Outbox:
     def put(self, route: _Route, event: Dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         name = _stem(event["timestamp_micros"], route.client_id, route.destination.key) + ".json"
-        self._write(name, {"endpoint": route.destination.endpoint, "measurement_id": route.destination.measurement_id,
+        destination = route.destination
+        self._write(name, {"endpoint": destination.endpoint, "measurement_id": destination.measurement_id,
                            "client_id": route.client_id, "event": event})
         self._known.append(name)
-        if len(self._known) % 50 == 1 or len(self._known) > _MAX_WAITING:  # now and then, for a look costs time
+        if len(self._known) % 50 == 1 or len(self._known) > _MAX_WAITING:  # a look costs time
             self._known = self._list("", ".json")
         while len(self._known) > _MAX_WAITING:
             _unlink(self.path(self._known.pop(0)))
@@ -847,8 +880,8 @@ class _Outbox:
             _unlink(temporary)
 
     def lead(self, key: str) -> bool:
-        """Become the process that sends to a destination: one loads the network code and takes along what the others
-        recorded. False while another one shows signs of life. Raises OSError."""
+        """Become the process that sends to a destination: one loads the network code and takes along what the
+        others recorded. False while another one shows signs of life. Raises OSError."""
         path = self.path(key + ".sender")
         if abs(_age(path)) > _LEAD_SECONDS:
             _unlink(path)
@@ -866,7 +899,8 @@ class _Outbox:
         _unlink(self.path(key + ".sender"))
 
     def claim(self, route: _Route, own: Iterable[str], only_own: bool) -> Optional[_Claim]:
-        """Take up to 25 waiting events, those named `own` before all others; None if there are none (of them)."""
+        """Take up to 25 waiting events, those named `own` before all others; None if there are none (of
+        them)."""
         self._tidy(route.client_id)
         names = dict.fromkeys(self.waiting(route.client_id, route.destination.key))
         first = [name for name in own if name in names]
@@ -888,7 +922,8 @@ class _Outbox:
         return claim if claim.events else None
 
     def _load(self, path: str, route: _Route) -> Optional[Dict[str, Any]]:
-        """The event in a file of ours; None if the file is damaged or was recorded for another destination."""
+        """The event in a file of ours; None if the file is damaged or was recorded for another
+        destination."""
         try:
             record = _parse_object(_read_small(path))
         except ValueError:
@@ -899,7 +934,8 @@ class _Outbox:
         return event if is_ours and isinstance(event, dict) and len(json.dumps(event)) <= _MAX_EVENT else None
 
     def _tidy(self, client_id: str) -> None:
-        """Give back the claims of processes that are gone; delete what is delivered, too old or of another client."""
+        """Give back the claims of processes that are gone; delete what is delivered, too old or of another
+        client."""
         now = time.time()
         for name in self._list():
             stem, _, ending = name.rpartition(".")
@@ -933,7 +969,8 @@ class _Outbox:
         self._delete(claim)
 
     def finish(self, claim: str) -> None:
-        """Delete a claim's events, all or none: a process killed half way must not leave some to be sent again."""
+        """Delete a claim's events, all or none: a process killed half way must not leave some to be sent
+        again."""
         done = claim.rpartition(".")[0] + ".sent"
         with suppress(OSError):
             os.rename(self.path(claim), self.path(done))
@@ -960,7 +997,8 @@ class _Outbox:
                     raise
 
     def _pause(self, key: str) -> Tuple[float, int]:
-        """Until when (seconds since 1970) nothing may be tried, and after how many failures; zeros for no pause."""
+        """Until when (seconds since 1970) nothing may be tried, and after how many failures; zeros for no
+        pause."""
         try:
             record = _parse_object(_read_small(self.path(key + ".pause")))
             since, seconds, failures = (float(record[part]) for part in ("since", "seconds", "failures"))
@@ -982,8 +1020,9 @@ class _Outbox:
             return  # another process failed together with us: that is one failure, not two
         seconds = min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE) if asked is None else asked
         with suppress(OSError):
-            self._write(destination.key + ".pause", {"endpoint": _masked(destination.endpoint), "since": time.time(),
-                                                     "seconds": seconds, "failures": failures + 1})
+            self._write(destination.key + ".pause", {
+                "endpoint": _masked(destination.endpoint), "since": time.time(), "seconds": seconds,
+                "failures": failures + 1})
 
     def resume(self, key: str = "") -> None:
         """Forget the pause of this destination, or of all."""
@@ -994,7 +1033,7 @@ class _Outbox:
 # === Sender: how does it leave? ===
 
 _REQUEST_SECONDS = 1.0
-_FAIR_SECONDS = 0.25      # a request cut shorter by the exit proves nothing, so at exit none begins with less left
+_FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
 
 
@@ -1015,8 +1054,8 @@ class _Flight(NamedTuple):
 
 
 def _load_network() -> None:
-    """Import the network code. A fork in the middle of an import would leave the import's lock held for ever in the
-    child, so a fork waits for us (once in a process, some 50 ms)."""
+    """Import the network code. A fork in the middle of an import would leave the import's lock held for ever
+    in the child, so a fork waits for us (once in a process, some 50 ms)."""
     loaded = threading.Event()
     if "urllib.request" not in sys.modules and hasattr(os, "register_at_fork"):
         os.register_at_fork(before=partial(loaded.wait, 1.0))
@@ -1027,13 +1066,13 @@ def _load_network() -> None:
 
 
 def _opener(endpoint: str) -> OpenerDirector:
-    """An opener of our own: proxies from the environment alone (asking macOS for its settings may crash a forked
-    child), certificates verified, no redirects, no errors raised for a status."""
+    """An opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
+    forked child), certificates verified, no redirects, no errors raised for a status."""
     import ssl
     from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, getproxies_environment
     proxies = getproxies_environment()
     opener = OpenerDirector()
-    opener.add_handler(ProxyHandler({scheme: proxies[scheme] for scheme in ("http", "https") if proxies.get(scheme)}))
+    opener.add_handler(ProxyHandler({name: proxies[name] for name in ("http", "https") if proxies.get(name)}))
     opener.add_handler(HTTPHandler())
     if endpoint.lower().startswith("https"):
         opener.add_handler(HTTPSHandler(context=ssl.create_default_context()))
@@ -1055,10 +1094,12 @@ def _post(opener: OpenerDirector, request: _Request) -> _Answer:
 
 
 def _retry_seconds(text: str) -> Optional[float]:
-    """The wait that a Retry-After header asks for, from 1 second to 24 hours; None if it asks nothing we understand."""
+    """The wait that a Retry-After header asks for, from 1 second to 24 hours; None if it asks nothing we
+    understand."""
     from email.utils import parsedate_to_datetime  # loaded with the network code
     try:
-        seconds = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+        is_date = not text.strip().isdigit()
+        seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return min(max(seconds, 1.0), _LAST_PAUSE)
@@ -1067,23 +1108,24 @@ def _retry_seconds(text: str) -> Optional[float]:
 class _Sender:
     """Sends the waiting events of one process on daemon threads, which end when nothing is left to send.
 
-    One thread posts; the other watches the clock, because a name look-up, a TLS handshake or a server that drips
-    can't be interrupted: a request that overruns counts as failed and is left behind on its thread. The caller's
-    thread starts both: since Python 3.12 none can be started once the main thread has ended.
+    One thread posts; the other watches the clock, because a name look-up, a TLS handshake or a server that
+    drips can't be interrupted: a request that overruns counts as failed and is left behind on its thread. The
+    caller's thread starts both: since Python 3.12 none can be started once the main thread has ended.
     """
 
-    def __init__(self, outbox: _Outbox, route: Callable[[], Optional[_Route]], swallow: Callable[[Exception], None]
-                 ) -> None:
+    def __init__(self, outbox: _Outbox, route: Callable[[], Optional[_Route]],
+                 swallow: Callable[[Exception], None]) -> None:
         self.outbox = outbox
         self._route = route                     # what may be sent now, looked at afresh
         self._swallow = swallow
         self._changed = threading.Condition()   # guards all below; disk work under it is short
-        self._run: Optional[object] = None      # stands for the two threads; None: they ended, or are left behind
+        self._run: Optional[object] = None      # stands for the threads; None: they ended, or are left behind
         self._flight: Optional[_Flight] = None
-        self._own: Dict[str, None] = {}         # recorded by this object, not known to be delivered; oldest first
+        self._own: Dict[str, None] = {}         # recorded by this object and not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
         self._lead = ""                         # the destination for which this process is the one that sends
-        self._leave_by: Optional[float] = None  # monotonic; the exit waits until then
+        self._leave_by: Optional[float] = None  # monotonic; the exit waits until then for events of this run,
+        self._older_by = 0.0                    # and until then for older ones, if they are leaving already
 
     def add(self, name: str) -> None:
         """Remember an event as one of this run."""
@@ -1100,7 +1142,7 @@ class _Sender:
                 self._run = object()
                 try:
                     for work in (self._watch, self._send):
-                        threading.Thread(target=work, args=(self._run,), name="telemetry", daemon=True).start()
+                        threading.Thread(None, work, "telemetry", (self._run,), daemon=True).start()
                 except RuntimeError:
                     self._stop()
 
@@ -1133,7 +1175,8 @@ class _Sender:
         with self._changed:
             while self._run is run and route:
                 mine = [name for name in self._own if os.path.lexists(self.outbox.path(name))]
-                if not (mine or not self._own and self.outbox.waiting(route.client_id, route.destination.key)):
+                older = self._leave_by is None and self.outbox.waiting(route.client_id, route.destination.key)
+                if not (mine or not self._own and older):
                     break
                 if self.outbox.lead(route.destination.key):
                     self._lead = route.destination.key
@@ -1153,13 +1196,15 @@ class _Sender:
         return flight is not None and self._settle(flight, _post(opener, request))
 
     def _take(self, run: object, route: Optional[_Route]) -> Optional[_Flight]:
-        """Claim what is to be sent next. In one step with ending for want of events, so that none falls between."""
+        """Claim what is to be sent next. In one step with ending for want of events, so that none falls
+        between."""
         with self._changed:
             if self._run is not run:
                 return None
             is_late = self._leave_by is not None and self._leave_by - time.monotonic() < _FAIR_SECONDS
             if route and not is_late:
-                claim = self.outbox.claim(route, list(self._own), self._leave_by is not None)
+                only_own = self._leave_by is not None and time.monotonic() > self._older_by
+                claim = self.outbox.claim(route, list(self._own), only_own)
                 if claim:
                     self._flight = _Flight(claim, route.destination, time.monotonic() + _REQUEST_SECONDS)
                     self._changed.notify_all()
@@ -1168,7 +1213,8 @@ class _Sender:
             return None
 
     def _confirmed(self, flight: _Flight, allowed: bool) -> Optional[_Flight]:
-        """The last look before the request: is it still allowed, and are the events still ours? If not, they wait."""
+        """The last look before the request: is it still allowed, and are the events still ours? If not, they
+        wait."""
         with self._changed:
             if self._flight is not flight:
                 return None
@@ -1193,7 +1239,8 @@ class _Sender:
                     self._changed.wait(min(left, _LEAD_SECONDS / 6))
 
     def _settle(self, flight: Optional[_Flight], answer: _Answer) -> bool:
-        """Act on what came of a request; True if it was delivered. Who comes first settles it, the rest is void."""
+        """Act on what came of a request; True if it was delivered. Who comes first settles it, the rest is
+        void."""
         with self._changed:
             if flight is None or self._flight is not flight:
                 return False
@@ -1223,7 +1270,7 @@ class _Sender:
                 gone = [name for name in self._own if name not in present]  # another process sent them
                 if gone or self._own and self._run is None:
                     may_send = self._route() is not None
-                    self._lost = self._lost or bool(gone) and not may_send  # or `disable` or a refusal took them
+                    self._lost = self._lost or bool(gone) and not may_send  # or a refusal took them
                     if may_send and len(gone) < len(self._own):
                         self.wake()
                 for name in gone:
@@ -1234,12 +1281,14 @@ class _Sender:
                 self._changed.wait(min(left, 0.05))
 
     def leave(self, deadline: float) -> bool:
-        """Wait until this run's events are gone or the deadline (monotonic) has come, and send nothing more. Ctrl-C
-        ends the wait. True if there was something to wait for."""
+        """Wait until this run's events are gone or the deadline (monotonic) has come, and send nothing more.
+        Ctrl-C ends the wait. True if there was something to wait for."""
         with self._changed:
             was_busy, self._leave_by = self._run is not None, deadline
+            self._older_by = time.monotonic() + _FAIR_SECONDS if self._flight or self._own else 0.0
             with suppress(KeyboardInterrupt):
-                while self._run and (self._flight or self._own) and time.monotonic() < deadline:
+                while self._run and time.monotonic() < deadline and (
+                        self._flight or self._own or time.monotonic() < self._older_by):
                     # in slices, because Windows lets no Ctrl-C through a wait
                     self._changed.wait(min(0.05, max(0.0, deadline - time.monotonic())))
             if self._flight and self._flight.deadline - time.monotonic() > _REQUEST_SECONDS - _FAIR_SECONDS:
@@ -1256,8 +1305,9 @@ _ASCII_FRAME = str.maketrans("┌─┐│└┘", "+-+|++")
 
 
 def _say(stream: Optional[TextIO], text: str) -> bool:
-    """Write to a standard stream, with `?` for what it can't print; False if it is closed, missing or full. Not through
-    its buffer: what stays there after an error fails again when the interpreter ends, and changes the exit code."""
+    """Write to a standard stream, with `?` for what it can't print; False if it is closed, missing or full.
+    Not through its buffer: what stays there after an error fails again when the interpreter ends, and changes
+    the exit code."""
     try:
         assert stream is not None
         encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -1283,8 +1333,8 @@ def _notice(product: Product, encoding: Optional[str]) -> str:
              f"To disable: {product.command} telemetry disable", f"Learn more: {product.docs_url}", ""]
     lines = lines if product.docs_url else [*lines[:5], ""]
     width = max(map(len, lines)) + 3
-    box = "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
-                     "└" + "─" * width + "┘", ""])
+    inner = [f"│{('  ' + line).ljust(width)}│" for line in lines]
+    box = "\n".join(["┌" + "─" * width + "┐", *inner, "└" + "─" * width + "┘", ""])
     try:
         box.encode(encoding or "utf-8")
     except (UnicodeError, LookupError):
@@ -1313,15 +1363,17 @@ def _survey(product: Product, project: object, environ: Mapping[str, str] = os.e
 
 
 def _process_state() -> Dict[str, Any]:
-    """What all copies of this file and all `Telemetry` objects in this process share: when the exit began, whose notice
-    was shown in this run, the last time stamp. The main thread's object is the one place that all of them know."""
+    """What all copies of this file and all `Telemetry` objects in this process share: when the exit began,
+    whose notice was shown in this run, the last time stamp. The main thread's object is the one place that
+    all of them know."""
     state: Dict[str, Any] = threading.main_thread().__dict__.setdefault("_usage_telemetry", {})
     return state
 
 
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
-    # A forked child gets a lock of its own: its parent's may have been held by a thread that the child has not.
+    # A forked child gets a lock of its own: its parent's may have been held by a thread that the child has
+    # not.
     last = _process_state().setdefault(f"last stamp of {os.getpid()}", [threading.Lock(), 0])
     with last[0]:
         last[1] = stamp = max(time.time_ns() // 1000, last[1] + 1)
@@ -1331,8 +1383,8 @@ def _next_stamp() -> int:
 class Telemetry:
     """Anonymous usage of one tool. No method raises, waits for the network or prints, except as documented.
 
-    `version` is the tool's (letters, digits, `.+-_!`). `project` is the `telemetry` section of the project's own
-    configuration, a mapping or None. `exit_wait` is how many seconds the interpreter's exit may wait at most.
+    `version` is the tool's (letters, digits, `.+-_!`). `project` is the `telemetry` section of the project's
+    own configuration, a mapping or None. `exit_wait` is how many seconds the interpreter's exit may wait.
     """
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
@@ -1350,7 +1402,8 @@ class Telemetry:
 
     @property
     def reason(self) -> str:
-        """Who decided: "on by default", a variable's name, "project", the config file's path, "no place for ..."."""
+        """Who decided: "on by default", a variable's name, "project", the config file's path, "no place for
+        ..."."""
         return self._guarded(lambda: self._look().refusal or _ON, "unknown")
 
     def track(self, event: str = "", /, **params: object) -> None:
@@ -1358,8 +1411,8 @@ class Telemetry:
         self._guarded(lambda: self._record(event or params.pop("event", ""), params), None)
 
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
-        """A context manager that times its block and records `command_executed`, and `error_occurred` if it failed.
-        Its `update(**params)` adds what is known only later."""
+        """A context manager that times its block and records `command_executed`, and `error_occurred` if it
+        failed. Its `update(**params)` adds what is known only later."""
         return _Command(self, {**params, "command": name or params.get("name", ""), "flags": flags})
 
     def flush(self, timeout: float = 1.0) -> bool:
@@ -1382,7 +1435,8 @@ class Telemetry:
             return default
 
     def _swallow(self, error: Exception) -> None:
-        """Keep an error that should not have happened, for the tests; debug mode shows it (it has no threads)."""
+        """Keep an error that should not have happened, for the tests; debug mode shows it (it has no
+        threads)."""
         self._swallowed = error
         if _is_set(os.environ, self._product.env_prefix + "_DEBUG"):
             self._explain(f"unexpected {type(error).__name__}")
@@ -1439,7 +1493,8 @@ class Telemetry:
         return seen
 
     def _show_notice(self, document: Dict[str, Any]) -> bool:
-        """Show the notice, under the config file's lock; who does not get the lock leaves it to who has it."""
+        """Show the notice, under the config file's lock; who does not get the lock leaves it to who has
+        it."""
         config, stream = _interpreted(document), sys.stderr
         if config.notice_shown or not config.enabled:
             return False
@@ -1457,15 +1512,17 @@ class Telemetry:
         """Where events may go now; None for nowhere."""
         if seen.refusal or seen.debug or seen.destination.problem or not seen.config.client_id:
             return None
-        # A user who has just been told must have the time to say no: this run's events wait for the next. Whoever set
-        # the destination by environment variable knows, and CI shows no notice.
-        shown_now = f"notice shown: {_files(self._product).config}" in _process_state()
-        if seen.destination.source == "product" and not seen.ci and (shown_now or not seen.config.notice_shown):
+        # A user who has just been told must have the time to say no: this run's events wait for the next.
+        # Whoever set the destination by environment variable knows, and CI shows no notice.
+        was_told_before = (seen.config.notice_shown and f"notice shown: {_files(self._product).config}"
+                           not in _process_state())
+        if seen.destination.source == "product" and not (seen.ci or was_told_before):
             return None
         return None if self._sender().outbox.paused_until(seen.destination.key) else self._address(seen)
 
     def _wake(self) -> None:
-        """Start sending, but not from exit handlers (they run in the main thread after its end): nobody would wait."""
+        """Start sending, but not from exit handlers (they run in the main thread after its end): nobody would
+        wait."""
         main = threading.main_thread()
         if main.is_alive() or threading.get_ident() != main.ident:
             if not self._hooked:
@@ -1486,10 +1543,12 @@ class Telemetry:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         began = _process_state().setdefault("exit began", time.monotonic())
         was_busy = self._guarded(lambda: self._leave(began + self._exit_wait), False)
-        if was_busy and isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) and not hasattr(sys, "ps1"):
-            # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any thread
-            # evaluates source text meanwhile, as the standard library does while it is imported. This reminds it:
-            # https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c (run_eval_code_obj)
+        interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+        if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
+            # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
+            # thread evaluates source text meanwhile, as the standard library does while it is imported. This
+            # reminds it: https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c
+            # (run_eval_code_obj)
             with suppress(KeyboardInterrupt):
                 exec("raise KeyboardInterrupt")
 
@@ -1500,12 +1559,13 @@ class Telemetry:
         """Debug mode's way to deliver: show the request on standard error."""
         shown = seen.destination._replace(api_secret="", endpoint=_masked(seen.destination.endpoint))
         request = _request(self._address(seen)._replace(destination=shown), [event])
-        secret = ("&" if "?" in request.url else "?") + "api_secret=***" if seen.destination.api_secret else ""
-        problem = seen.destination.problem
-        lines = ["debug mode, nothing is sent",
-                 f"no destination, nothing would be sent: {problem}" if problem else f"POST {request.url}{secret}",
-                 *(f"{name}: {value}" for name, value in request.headers.items()), "", request.body.decode("ascii")]
-        self._explain("\n".join(lines))
+        secret = "&api_secret=***" if "?" in request.url else "?api_secret=***"
+        secret = secret if seen.destination.api_secret else ""
+        line = f"no destination, nothing would be sent: {seen.destination.problem}"
+        if not seen.destination.problem:
+            line = f"POST {request.url}{secret}"
+        headers = [f"{name}: {value}" for name, value in request.headers.items()]
+        self._explain("\n".join(["debug mode, nothing is sent", line, *headers, "", request.body.decode()]))
 
 
 def _give_id(document: Dict[str, Any]) -> bool:
@@ -1540,16 +1600,18 @@ class _Command:
             failed = {"command": self._params["command"], "error_type": error_type(error)}
             self._telemetry._record("error_occurred", failed, wake=False)
         wake = not isinstance(error, KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait for us
-        self._telemetry._record("command_executed", {"duration": spent, "success": success, **self._params}, wake)
+        params = {"duration": spent, "success": success, **self._params}
+        self._telemetry._record("command_executed", params, wake)
 
 
 # === Command line: what the user calls ===
 
-NEVER_COLLECTED = ("file paths or file names", "actual URLs or file locations", "file contents or schema details",
-                   "project names", "user names or emails", "API keys or credentials",
-                   "IP addresses (anonymized by the analytics provider)", "hostnames", "environment variable values",
-                   "Git repository information", "custom schema structures", "error messages or stack traces",
-                   "values of arguments")
+NEVER_COLLECTED = (
+    "file paths or file names", "actual URLs or file locations", "file contents or schema details",
+    "project names", "user names or emails", "API keys or credentials",
+    "IP addresses (anonymized by the analytics provider)", "hostnames", "environment variable values",
+    "Git repository information", "custom schema structures", "error messages or stack traces",
+    "values of arguments")
 _USAGE = """\
 usage: {command} telemetry status [--json]
        {command} telemetry enable
@@ -1563,15 +1625,16 @@ disable   switch it off for this user, and delete what waits
 
 def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
     """The variables of ours that are set, and the effect of each."""
-    prefix = product.env_prefix
-    found = {name: effect if _is_set(environ, name) else "no effect (its value means no)" for name, effect in (
-        ("DO_NOT_TRACK", "turns telemetry off"), (f"{prefix}_DISABLED", "turns telemetry off"),
-        (f"{prefix}_DEBUG", "shows requests instead of sending them")) if name in environ}
-    belongs = "goes to that endpoint" if environ.get(f"{prefix}_ENDPOINT", "").strip() \
-        else f"no effect without {prefix}_ENDPOINT"
-    found.update((name, effect if environ[name].strip() else "no effect (empty)") for name, effect in (
-        (f"{prefix}_ENDPOINT", "sets the destination"), (f"{prefix}_ID", belongs),
-        (f"{prefix}_API_SECRET", belongs)) if name in environ)
+    prefix, found = product.env_prefix, {}
+    effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
+               f"{prefix}_DEBUG": "shows requests instead of sending them"}
+    for name, effect in effects.items():
+        if name in environ:
+            found[name] = effect if _is_set(environ, name) else "no effect (its value means no)"
+    for name in (f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"):
+        if name in environ:
+            is_used = environ.get(f"{prefix}_ENDPOINT", "").strip() and environ[name].strip()
+            found[name] = "sets the destination" if is_used else f"no effect (empty, or no {prefix}_ENDPOINT)"
     return found
 
 
@@ -1579,12 +1642,14 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
     """Everything that `status` shows, as JSON types. Reads only."""
     files = _files(product)
     config = _read_config(files.config)
-    refusal = _environment_refusal(product, environ) or _refusal(_project_section(product, None), config, files)
+    refusal = _environment_refusal(product, environ)
+    refusal = refusal or _refusal(_project_section(product, None), config, files)
     destination = _destination(product, environ, config)
     outbox = _Outbox(files.outbox)
     waiting = outbox.waiting(config.client_id) if config.client_id else []
     paused = 0.0 if destination.problem else outbox.paused_until(destination.key)
     exists = config is not _MISSING
+    in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
         "enabled": not refusal,
         "reason": refusal or _ON,
@@ -1601,35 +1666,39 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS),
         "never_collected": list(NEVER_COLLECTED),
-        "turn_off": [f"{product.command} telemetry disable", f"{product.env_prefix}_DISABLED=1", "DO_NOT_TRACK=1",
-                     *([f'"telemetry": {{"enabled": false}} in {product.project_file}'] if product.project_file else [])],
+        "turn_off": [f"{product.command} telemetry disable", f"{product.env_prefix}_DISABLED=1",
+                     "DO_NOT_TRACK=1", *in_project],
         "docs_url": product.docs_url,
     }
 
 
 def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
-    """The status for people: at most 80 columns and ASCII, but for paths and URLs that are longer or are not."""
+    """The status for people: at most 80 columns and ASCII, but for paths and URLs that are longer or are
+    not."""
     from textwrap import wrap  # needed here only
 
     def row(label: str, text: str) -> List[str]:
-        return wrap(text, 79, initial_indent=f"{label:<16}", subsequent_indent=" " * 16, break_long_words=False,
-                    break_on_hyphens=False)
+        return wrap(text, 79, initial_indent=f"{label:<16}", subsequent_indent=" " * 16,
+                    break_long_words=False, break_on_hyphens=False)
 
-    config, destination, waiting = status["config_file"], status["destination"], status["waiting"]
-    found = f"damaged: {config['problem']}" if config["problem"] else "exists" if config["exists"] else "not there yet"
-    named = f"{destination['endpoint']} ID {destination['measurement_id'] or 'none'} (from the {destination['source']})"
+    config, target, waiting = status["config_file"], status["destination"], status["waiting"]
+    found = "exists" if config["exists"] else "does not exist yet"
+    found = f"damaged: {config['problem']}" if config["problem"] else found
+    named = f"{target['endpoint']} with ID {target['measurement_id'] or 'none'} (from the {target['source']})"
+    since = f" since {waiting['since']}" if waiting["since"] else ""
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
     yield from row("Config file", f"{config['path']} ({found})")
     yield from row("Anonymous ID", status["anonymous_id"] or "none yet")
-    yield from row("Destination", f"none: {destination['problem']}" if destination["problem"] else named)
-    yield from row("Waiting", f"{waiting['events']} events" + (waiting["since"] and f" since {waiting['since']}" or ""))
+    yield from row("Destination", f"none: {target['problem']}" if target["problem"] else named)
+    yield from row("Waiting", f"{waiting['events']} events{since}")
     yield from row("Next attempt", f"after a failure not before {waiting['next_attempt']}"
                    if waiting["next_attempt"] else "with the next event")
     yield from row("CI", "yes: no first-run notice" if status["ci"] else "no")
     yield "\nVariables that are set"
     yield from [f"  {name}: {effect}" for name, effect in status["environment"].items()] or ["  none"]
     yield "\nCollected, and nothing else"
-    for event, params in (*status["collected"].items(), ("with every event", status["collected_with_every_event"])):
+    common = {"with every event": status["collected_with_every_event"]}
+    for event, params in {**status["collected"], **common}.items():
         yield f"  {event}"
         yield from row("", ", ".join(f"{name} ({kind})" for name, kind in params.items()))
     yield "  kinds"
@@ -1685,8 +1754,8 @@ def _decide(product: Product, enabled: bool) -> int:
 
 
 def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
-    """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to standard
-    error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
+    """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
+    standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
