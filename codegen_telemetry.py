@@ -169,8 +169,8 @@ class Product:
     | `project_file` | JSON file in the working directory whose `telemetry.enabled` may say no | none |
 
     Without `command` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is the
-    tuple of its words; options are a mapping from an option to the words it may hold. Raises ValueError for an
-    event that Google Analytics would refuse and for a malformed name, command, directory or prefix.
+    tuple of its words; options are a mapping from an option to the words it may hold. Raises ValueError for
+    an event that GA4 would refuse and for a malformed name, command, directory or prefix.
     """
 
     __slots__ = ("name", "command", "env_prefix", "directory", "docs_url", "endpoint", "tracking_id",
@@ -1351,17 +1351,6 @@ class _Situation(NamedTuple):
     destination: _Destination
 
 
-def _survey(product: Product, project: object, environ: Mapping[str, str] = os.environ) -> _Situation:
-    """Look at the environment, the project and the config file. Off by environment, no file is touched."""
-    debug, refused = _is_set(environ, product.env_prefix + "_DEBUG"), _environment_refusal(product, environ)
-    if refused:
-        return _Situation(refused, debug, False, _MISSING, _Destination("nobody", problem="telemetry is off"))
-    files = _files(product)
-    config = _read_config(files.config)
-    refusal = _refusal(_project_section(product, project), config, files)
-    return _Situation(refusal, debug, is_ci(environ), config, _destination(product, environ, config))
-
-
 def _process_state() -> Dict[str, Any]:
     """What all copies of this file and all `Telemetry` objects in this process share: when the exit began,
     whose notice was shown in this run, the last time stamp. The main thread's object is the one place that
@@ -1393,6 +1382,7 @@ class Telemetry:
         self._exit_wait = exit_wait
         self._closed = self._hooked = False
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
+        self._place: Optional[Tuple[_Files, bool]] = None  # where everything lies, and whether it is CI
         self._swallowed: Optional[Exception] = None
 
     @property
@@ -1441,14 +1431,28 @@ class Telemetry:
         if _is_set(os.environ, self._product.env_prefix + "_DEBUG"):
             self._explain(f"unexpected {type(error).__name__}")
 
-    def _look(self) -> _Situation:
-        return _survey(self._product, self._project)
+    def _look(self, environ: Mapping[str, str] = os.environ) -> _Situation:
+        """Look at environment, project and config file. Off by environment, no file is touched."""
+        product = self._product
+        refused = _environment_refusal(product, environ)
+        debug = _is_set(environ, product.env_prefix + "_DEBUG")
+        if refused:
+            return _Situation(refused, debug, False, _MISSING, _Destination("nobody", problem="it is off"))
+        if self._place is None:  # neither changes while we run
+            self._place = _files(product), is_ci(environ)
+        files, ci = self._place
+        config = _read_config(files.config)
+        refusal = _refusal(_project_section(product, self._project), config, files)
+        return _Situation(refusal, debug, ci, config, _destination(product, environ, config))
+
+    def _files(self) -> _Files:
+        return self._place[0] if self._place else _files(self._product)
 
     def _sender(self) -> _Sender:
         """This process's sender."""
         pid = os.getpid()
         if pid not in self._senders:
-            outbox = _Outbox(_files(self._product).outbox)
+            outbox = _Outbox(self._files().outbox)
             self._senders.setdefault(pid, _Sender(outbox, lambda: self._route(self._look()), self._swallow))
         return self._senders[pid]
 
@@ -1477,7 +1481,7 @@ class Telemetry:
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        files = _files(self._product)
+        files = self._files()
         with suppress(OSError, ValueError):
             if seen.config is _MISSING:
                 _create_config(self._product, files, True)
@@ -1500,7 +1504,7 @@ class Telemetry:
             return False
         if not _say(stream, _notice(self._product, getattr(stream, "encoding", None))):
             return False
-        _process_state()[f"notice shown: {_files(self._product).config}"] = True
+        _process_state()[f"notice shown: {self._files().config}"] = True
         document["hasShownTelemetryNotice"] = True
         return True
 
@@ -1514,7 +1518,7 @@ class Telemetry:
             return None
         # A user who has just been told must have the time to say no: this run's events wait for the next.
         # Whoever set the destination by environment variable knows, and CI shows no notice.
-        was_told_before = (seen.config.notice_shown and f"notice shown: {_files(self._product).config}"
+        was_told_before = (seen.config.notice_shown and f"notice shown: {self._files().config}"
                            not in _process_state())
         if seen.destination.source == "product" and not (seen.ci or was_told_before):
             return None
@@ -1746,9 +1750,9 @@ def _decide(product: Product, enabled: bool) -> int:
         _say(sys.stderr, f"Could not {'enable' if enabled else 'disable'} telemetry: {reason}\n"
              + ("" if enabled else instead))
         return 1
-    refusal = _survey(product, None).refusal
+    reason = Telemetry(product).reason
     _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
-         else f"Telemetry is enabled for this user, but still off here: {refusal} says no.\n" if refusal
+         else f"Telemetry is enabled for this user, but still off here: {reason} says no.\n" if reason != _ON
          else "Telemetry is on. Thank you.\n")
     return 0
 
