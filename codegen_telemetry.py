@@ -209,8 +209,10 @@ class Product:
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, *value: object) -> None:
         raise AttributeError(f"a Product is immutable: make another one with another {name}")
+
+    __delattr__ = __setattr__
 
     def __repr__(self) -> str:
         return f"<Product {self.command!r}>"  # never the secret
@@ -522,7 +524,8 @@ def _refusal(project: object, config: _Config, files: _Files) -> str:
         return "project"
     if config is not _MISSING:
         return "" if config.enabled else files.config
-    place = files.folder if os.path.lexists(files.folder) else files.base
+    is_made = os.path.lexists(files.folder)
+    place = os.path.dirname(os.path.realpath(files.config)) if is_made else files.base
     if place and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
         return ""
     return f"no place for {files.config or 'a config file'}"
@@ -583,9 +586,10 @@ def input_source(value: object) -> str:
 
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`.
     """
-    text = value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+    text = value
     with suppress(Exception):  # the host's own object: whatever it raises, there is no path in it
-        text = text or str(os.fspath(value))  # type: ignore[call-overload]
+        text = os.fsdecode(value)  # type: ignore[arg-type]
+    text = str.__str__(text) if issubclass(type(text), str) else ""
     scheme, colon, rest = text.strip().partition(":")
     if colon and len(scheme) > 1 and rest.startswith("/") and _LETTERS | _DIGITS | set("+.-") >= set(scheme):
         return "local_absolute" if scheme.lower() == "file" else "remote_url"
@@ -596,7 +600,8 @@ def input_source(value: object) -> str:
 def error_type(exc: object) -> str:
     """The category of an exception (one of `ERROR_TYPES`), from its type and never from its message. Never
     raises."""
-    names = (base.__name__ for base in (exc if isinstance(exc, type) else type(exc)).__mro__)
+    bases = (exc if isinstance(exc, type) else type(exc)).__mro__
+    names = [base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in bases]
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
 
 
@@ -631,7 +636,7 @@ def _words(value: Any) -> str:
 
 def _number(value: Any) -> Optional[Union[int, float]]:
     """The number if it is one, finite, from 0 to 10^9, and no bool."""
-    if isinstance(value, bool) or not issubclass(type(value), (int, float)):
+    if type(value) is bool or not issubclass(type(value), (int, float)):
         return None
     number = float.__float__(value) if issubclass(type(value), float) else int.__int__(value)
     return number if 0 <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
@@ -646,8 +651,8 @@ def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]]) 
         flat_name = f"{name}_{option.replace('-', '_')}"
         if _word(option) != option or _name_problem(flat_name, _NUMBER_PARAMS | _TEXT_PARAMS):
             continue
-        if isinstance(held, bool) or number is not None:
-            flat[flat_name] = held if isinstance(held, bool) else number or 0
+        if held is True or held is False or number is not None:
+            flat[flat_name] = held if number is None else number
         elif issubclass(type(held), str):
             flat[flat_name] = _plain(held) if _plain(held) in declared.get(option, ()) else "custom"
     return flat
@@ -660,7 +665,7 @@ def _shaped(name: str, kind: Kind, value: object) -> Dict[str, Value]:
     if isinstance(kind, tuple):
         return {name: _plain(value) if _plain(value) in kind else "other"}
     if kind == "flag":
-        return {name: value} if isinstance(value, bool) else {}
+        return {name: value} if value is True or value is False else {}
     if kind in ("count", "milliseconds"):
         number = _number(value)
         return {} if number is None else {name: round(number)}
@@ -751,6 +756,8 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config) 
         if found.measurement_id in ("", placeholder) or not secret:
             return found._replace(problem=f"{product.command} has no measurement ID and secret of its own")
     problem = _url_problem(found.endpoint)
+    if not problem and not (found.measurement_id + found.api_secret).isprintable():
+        problem = "its ID or secret has characters that can't be sent"
     return found._replace(problem=problem and f"the {found.source}'s endpoint can't be used: {problem}")
 
 
@@ -1695,8 +1702,8 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
     yield from row("Anonymous ID", status["anonymous_id"] or "none yet")
     yield from row("Destination", f"none: {target['problem']}" if target["problem"] else named)
     yield from row("Waiting", f"{waiting['events']} events{since}")
-    yield from row("Next attempt", f"after a failure not before {waiting['next_attempt']}"
-                   if waiting["next_attempt"] else "with the next event")
+    if waiting["next_attempt"]:
+        yield from row("Next attempt", f"not before {waiting['next_attempt']}, after a failure")
     yield from row("CI", "yes: no first-run notice" if status["ci"] else "no")
     yield "\nVariables that are set"
     yield from [f"  {name}: {effect}" for name, effect in status["environment"].items()] or ["  none"]
@@ -1706,7 +1713,7 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
         yield f"  {event}"
         yield from row("", ", ".join(f"{name} ({kind})" for name, kind in params.items()))
     yield "  kinds"
-    yield from (f"    {kind:<12}{text}" for kind, text in KINDS.items())
+    yield from (f"    {kind:<13}{text}" for kind, text in KINDS.items())
     yield "\nNever collected"
     yield from row("", "; ".join(status["never_collected"]))
     yield "\nTo turn it off"
