@@ -1060,18 +1060,6 @@ class _Flight(NamedTuple):
     deadline: float
 
 
-def _load_network() -> None:
-    """Import the network code. A fork in the middle of an import would leave the import's lock held for ever
-    in the child, so a fork waits for us (once in a process, some 50 ms)."""
-    loaded = threading.Event()
-    if "urllib.request" not in sys.modules and hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=partial(loaded.wait, 1.0))
-    try:
-        import urllib.request  # noqa: F401
-    finally:
-        loaded.set()
-
-
 def _opener(endpoint: str) -> OpenerDirector:
     """An opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
     forked child), certificates verified, no redirects, no errors raised for a status."""
@@ -1127,6 +1115,7 @@ class _Sender:
         self._swallow = swallow
         self._changed = threading.Condition()   # guards all below; disk work under it is short
         self._run: Optional[object] = None      # stands for the threads; None: they ended, or are left behind
+        self._threads: List[threading.Thread] = []
         self._flight: Optional[_Flight] = None
         self._own: Dict[str, None] = {}         # recorded by this object and not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
@@ -1148,8 +1137,10 @@ class _Sender:
             if self._run is None and self._leave_by is None:
                 self._run = object()
                 try:
-                    for work in (self._watch, self._send):
-                        threading.Thread(None, work, "telemetry", (self._run,), daemon=True).start()
+                    self._threads = [threading.Thread(None, work, "telemetry", (self._run,), daemon=True)
+                                     for work in (self._watch, self._send)]
+                    for thread in self._threads:
+                        thread.start()
                 except RuntimeError:
                     self._stop()
 
@@ -1166,7 +1157,7 @@ class _Sender:
         """The posting thread."""
         try:
             if self._leads(run):
-                _load_network()
+                import urllib.request  # noqa: F401  # some 50 ms, once, and only where something is sent
                 while self._step(run):
                     pass
         except Exception as error:  # broad on purpose: nothing of ours may show up in the host's output
@@ -1286,6 +1277,17 @@ class _Sender:
                 if not self._own or self._run is None and not self._route() or left <= 0:
                     return not self._own and not self._lost
                 self._changed.wait(min(left, 0.05))
+
+    def rest(self, deadline: float) -> None:
+        """Wait until the threads have ended or the deadline (monotonic) has come."""
+        with self._changed:
+            while self._run and time.monotonic() < deadline:
+                self._changed.wait(0.01)
+        threads, self._threads = self._threads, []
+        for thread in filter(threading.Thread.is_alive, threads):
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if threads:
+            time.sleep(0.002)  # a joined thread has some last instructions before it
 
     def leave(self, deadline: float) -> bool:
         """Wait until this run's events are gone or the deadline (monotonic) has come, and send nothing more.
@@ -1539,6 +1541,8 @@ class Telemetry:
             if not self._hooked:
                 self._hooked = True
                 atexit.register(self._at_exit)
+                if hasattr(os, "register_at_fork"):
+                    os.register_at_fork(before=self._before_fork)
             self._sender().wake()
 
     def _prepare(self) -> None:
@@ -1549,6 +1553,12 @@ class Telemetry:
 
     def _leave(self, deadline: float) -> bool:
         return os.getpid() in self._senders and self._sender().leave(deadline)
+
+    def _before_fork(self) -> None:
+        """Let the threads end first, if they do so soon: in the child, a lock that one of them held (that of an
+        import, say) would be held for ever, and Python 3.12 and later warn of a fork beside threads."""
+        if os.getpid() in self._senders:
+            self._guarded(lambda: self._sender().rest(time.monotonic() + _FAIR_SECONDS), None)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
