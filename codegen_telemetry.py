@@ -1122,6 +1122,7 @@ class _Sender:
         self._lead = ""                         # the destination for which this process is the one that sends
         self._leave_by: Optional[float] = None  # monotonic; the exit waits until then for events of this run,
         self._older_by = 0.0                    # and until then for older ones, if they are leaving already
+        self._fair = _FAIR_SECONDS
 
     def add(self, name: str) -> None:
         """Remember an event as one of this run."""
@@ -1199,7 +1200,7 @@ class _Sender:
         with self._changed:
             if self._run is not run:
                 return None
-            is_late = self._leave_by is not None and self._leave_by - time.monotonic() < _FAIR_SECONDS
+            is_late = self._leave_by is not None and self._leave_by - time.monotonic() < self._fair
             if route and not is_late:
                 only_own = self._leave_by is not None and time.monotonic() > self._older_by
                 claim = self.outbox.claim(route, list(self._own), only_own)
@@ -1265,16 +1266,13 @@ class _Sender:
         with self._changed:
             while True:
                 present = self.outbox.present()
-                gone = [name for name in self._own if name not in present]  # another process sent them
-                if gone or self._own and self._run is None:
-                    may_send = self._route() is not None
-                    self._lost = self._lost or bool(gone) and not may_send  # or a refusal took them
-                    if may_send and len(gone) < len(self._own):
-                        self.wake()
-                for name in gone:
-                    del self._own[name]
+                for name in [name for name in self._own if name not in present]:
+                    del self._own[name]  # another process sent it, unless `disable` or a refusal took it
+                    self._lost = self._lost or self._route() is None
+                if self._own and self._run is None and self._route():
+                    self.wake()
                 left = deadline - time.monotonic()
-                if not self._own or self._run is None and not self._route() or left <= 0:
+                if not self._own or self._run is None or left <= 0:
                     return not self._own and not self._lost
                 self._changed.wait(min(left, 0.05))
 
@@ -1294,13 +1292,14 @@ class _Sender:
         Ctrl-C ends the wait. True if there was something to wait for."""
         with self._changed:
             was_busy, self._leave_by = self._run is not None, deadline
-            self._older_by = time.monotonic() + _FAIR_SECONDS if self._flight or self._own else 0.0
+            self._fair = min(_FAIR_SECONDS, (deadline - time.monotonic()) / 2)
+            self._older_by = time.monotonic() + self._fair if self._flight or self._own else 0.0
             with suppress(KeyboardInterrupt):
                 while self._run and time.monotonic() < deadline and (
                         self._flight or self._own or time.monotonic() < self._older_by):
                     # in slices, because Windows lets no Ctrl-C through a wait
                     self._changed.wait(min(0.05, max(0.0, deadline - time.monotonic())))
-            if self._flight and self._flight.deadline - time.monotonic() > _REQUEST_SECONDS - _FAIR_SECONDS:
+            if self._flight and self._flight.deadline - time.monotonic() > _REQUEST_SECONDS - self._fair:
                 self.outbox.give_back(self._flight.claim.folder)  # too early to call it a failure
                 self._flight = None
             self._settle(self._flight, _NO_ANSWER)
@@ -1317,8 +1316,9 @@ def _say(stream: Optional[TextIO], text: str) -> bool:
     """Write to a standard stream, with `?` for what it can't print; False if it is closed, missing or full.
     Not through its buffer: what stays there after an error fails again when the interpreter ends, and changes
     the exit code."""
+    if stream is None:
+        return False
     try:
-        assert stream is not None
         encoding = getattr(stream, "encoding", None) or "utf-8"
         data = text.encode(encoding, "replace")
         stream.flush()
@@ -1331,7 +1331,7 @@ def _say(stream: Optional[TextIO], text: str) -> bool:
         if fd < 0:
             stream.write(data.decode(encoding))
             stream.flush()
-    except (AssertionError, AttributeError, LookupError, OSError, ValueError):
+    except (AttributeError, LookupError, OSError, ValueError):
         return False
     return True
 
@@ -1389,7 +1389,7 @@ class Telemetry:
                  project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
         self._product, self._version, self._project = product, _clean_version(version), project
         self._exit_wait = exit_wait
-        self._closed = self._hooked = False
+        self._closed, self._hooked = False, 0
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
         self._place: Optional[Tuple[_Files, bool]] = None  # where everything lies, and whether it is CI
         self._swallowed: Optional[Exception] = None
@@ -1538,12 +1538,19 @@ class Telemetry:
         wait."""
         main = threading.main_thread()
         if main.is_alive() or threading.get_ident() != main.ident:
-            if not self._hooked:
-                self._hooked = True
-                atexit.register(self._at_exit)
-                if hasattr(os, "register_at_fork"):
-                    os.register_at_fork(before=self._before_fork)
+            if self._hooked != os.getpid():
+                self._hook()
             self._sender().wake()
+
+    def _hook(self) -> None:
+        """Be called when this process ends or forks. Children of multiprocessing end without `atexit`."""
+        self._hooked = os.getpid()
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._before_fork)
+        util, process = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "process"))
+        if util and process and process.parent_process():
+            util.Finalize(None, self._at_exit, exitpriority=0)
 
     def _prepare(self) -> None:
         """Start sending older events while the tool works."""
@@ -1555,15 +1562,17 @@ class Telemetry:
         return os.getpid() in self._senders and self._sender().leave(deadline)
 
     def _before_fork(self) -> None:
-        """Let the threads end first, if they do so soon: in the child, a lock that one of them held (that of an
-        import, say) would be held for ever, and Python 3.12 and later warn of a fork beside threads."""
+        """Let the threads end first, if they do so soon: in the child, a lock that one of them held (that of
+        an import, say) would be held for ever, and Python 3.12 and later warn of a fork beside threads."""
         if os.getpid() in self._senders:
             self._guarded(lambda: self._sender().rest(time.monotonic() + _FAIR_SECONDS), None)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         began = _process_state().setdefault("exit began", time.monotonic())
-        was_busy = self._guarded(lambda: self._leave(began + self._exit_wait), False)
+        was_busy = True
+        with suppress(KeyboardInterrupt):
+            was_busy = self._guarded(lambda: self._leave(began + self._exit_wait), False)
         interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
