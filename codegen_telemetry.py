@@ -1292,7 +1292,7 @@ class _Sender:
         Ctrl-C ends the wait. True if there was something to wait for."""
         with self._changed:
             was_busy, self._leave_by = self._run is not None, deadline
-            self._fair = min(_FAIR_SECONDS, (deadline - time.monotonic()) / 2)
+            self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - time.monotonic()) / 2))
             self._older_by = time.monotonic() + self._fair if self._flight or self._own else 0.0
             with suppress(KeyboardInterrupt):
                 while self._run and time.monotonic() < deadline and (
