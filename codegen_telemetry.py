@@ -1587,13 +1587,13 @@ class Telemetry:
 
     def _explain_request(self, seen: _Situation, event: Dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
-        shown = seen.destination._replace(api_secret="", endpoint=_masked(seen.destination.endpoint))
+        problem, endpoint = seen.destination.problem, _masked(seen.destination.endpoint)
+        shown = _Destination("") if problem else seen.destination._replace(api_secret="", endpoint=endpoint)
         request = _request(self._address(seen)._replace(destination=shown), [event])
         secret = "&api_secret=***" if "?" in request.url else "?api_secret=***"
-        secret = secret if seen.destination.api_secret else ""
-        line = f"no destination, nothing would be sent: {seen.destination.problem}"
-        if not seen.destination.problem:
-            line = f"POST {request.url}{secret}"
+        line = f"no destination, nothing would be sent: {problem}"
+        if not problem:
+            line = f"POST {request.url}{secret if seen.destination.api_secret else ''}"
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
         self._explain("\n".join(["debug mode, nothing is sent", line, *headers, "", request.body.decode()]))
 
