@@ -255,8 +255,7 @@ class _Files(NamedTuple):
 
 
 def _files(product: Product) -> _Files:
-    """The paths of this user; all empty when the user has no home folder, or one that isn't an absolute
-    path."""
+    """The paths of this user; all empty when there is no home folder with an absolute path."""
     base, folder = os.path.expanduser("~"), os.path.expanduser(product.directory)
     if not os.path.isabs(folder):
         folder = os.path.join(base, folder)
@@ -282,8 +281,7 @@ _MISSING = _Config("it does not exist")
 
 
 def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
-    """The bytes of a regular file. Raises OSError; ValueError for a folder, pipe or device, or over `limit`
-    bytes."""
+    """A regular file's bytes. Raises OSError; ValueError for other kinds, or over `limit` bytes."""
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
@@ -300,11 +298,15 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     return data
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _finite(text: str) -> float:
+    """The number; ValueError for what we could read but not write back: NaN, Infinity, 1e999."""
+    number = float(text)
+    if not abs(number) < float("inf"):
+        raise ValueError(f"{text} is no number of JSON's")
+    return number
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def _parse_object(data: bytes) -> Dict[str, Any]:
@@ -369,8 +371,7 @@ def _unique() -> str:
 
 
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
-    """Make a file that must not exist yet, readable by its user only. Raises OSError and leaves nothing
-    then."""
+    """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         with open(fd, "wb") as file:
@@ -424,8 +425,7 @@ def _locked(path: str, wait: float) -> Iterator[None]:
 
 @contextmanager
 def _prepared(path: str, document: Dict[str, Any], durable: bool) -> Iterator[str]:
-    """The document in a temporary file beside `path`, gone again afterwards; also what killed processes left
-    there."""
+    """The document in a temporary file beside `path`. Those of killed processes are removed."""
     folder, name = os.path.split(path)
     for entry in os.listdir(folder):
         if entry.startswith(name + ".") and entry.endswith(".tmp"):
@@ -456,8 +456,7 @@ def _new_id() -> str:
 
 
 def _create_config(product: Product, files: _Files, enabled: bool, durable: bool = False) -> bool:
-    """Create the config file unless it exists: of many processes one wins, True for that one. Raises
-    OSError."""
+    """Create the config file unless it exists; True for the one process that did. Raises OSError."""
     if not os.path.isdir(files.base):
         raise FileNotFoundError(errno.ENOENT, "there is no home folder", files.base)
     path = os.path.realpath(files.config)
@@ -505,8 +504,7 @@ _ON = "on by default"
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
-    """Whether a yes-or-no variable says yes: set to anything but a word for no. Undecodable bytes count as
-    set."""
+    """Whether a variable is set to anything but a word for no. Undecodable bytes count as set."""
     value = environ.get(variable)
     return value is not None and value.strip().lower() not in _NO_WORDS
 
@@ -518,8 +516,7 @@ def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
 
 
 def _refusal(project: object, config: _Config, files: _Files) -> str:
-    """Who says no first after the environment: project, config file, no place for one; empty if nobody
-    does."""
+    """Who says no first: project, config file, no place for one; empty if nobody does."""
     if project is False or isinstance(project, Mapping) and project.get("enabled", True) is not True:
         return "project"
     if config is not _MISSING:
@@ -536,7 +533,8 @@ def _project_section(product: Product, given: object) -> object:
     if given is not None or not product.project_file:
         return given
     try:
-        return _parse_object(_read_small(product.project_file, _MAX_PROJECT_FILE)).get("telemetry")
+        data = _read_small(product.project_file, _MAX_PROJECT_FILE)
+        return _parse_object(data[3:] if data[:3] == b"\xef\xbb\xbf" else data).get("telemetry")
     except (OSError, ValueError):
         return None  # one that can't be read is no answer
 
@@ -643,8 +641,7 @@ def _number(value: Any) -> Optional[Union[int, float]]:
 
 
 def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]]) -> Dict[str, Value]:
-    """One parameter for each option: `<name>_<option>`. Nested values and names that aren't words are left
-    out."""
+    """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
     flat: Dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _number(held)
@@ -721,8 +718,7 @@ class _Destination(NamedTuple):
 
 
 def _url_problem(url: str) -> str:
-    """Why this can't be an endpoint; empty if it can. By hand: `urllib.parse` would cost each run its
-    loading."""
+    """Why this can't be an endpoint; empty if it can. `urllib.parse` would take its time to load."""
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in ("http", "https") or not rest:
         return "it is not an http:// or https:// URL"
@@ -739,8 +735,7 @@ def _url_problem(url: str) -> str:
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
-    """The first that is set of environment, config file and product; an ID and a secret stay with their
-    endpoint."""
+    """The first that is set; an ID and a secret stay with the endpoint that they came with."""
     variables = (product.env_prefix + ending for ending in ("_ENDPOINT", "_ID", "_API_SECRET"))
     named = [environ.get(variable, "").strip() for variable in variables]
     placeholder = _CODEGEN_FIELDS["tracking_id"]
@@ -850,8 +845,7 @@ class _Outbox:
         return []
 
     def waiting(self, client_id: str, key: str = "") -> List[str]:
-        """Names of the events that wait, of this client and destination (of any, without `key`), oldest
-        first."""
+        """Names of waiting events, oldest first, of this client and destination (of any: no `key`)."""
         return [name for name in self._list("", ".json")
                 if _stamp(name) >= 0 and name[17:25] == client_id[:8] and key in ("", name[26:34])]
 
@@ -906,8 +900,7 @@ class _Outbox:
         _unlink(self.path(key + ".sender"))
 
     def claim(self, route: _Route, own: Iterable[str], only_own: bool) -> Optional[_Claim]:
-        """Take up to 25 waiting events, those named `own` before all others; None if there are none (of
-        them)."""
+        """Take up to 25 waiting events, those named `own` first; None if there are none."""
         self._tidy(route.client_id)
         names = dict.fromkeys(self.waiting(route.client_id, route.destination.key))
         first = [name for name in own if name in names]
@@ -929,8 +922,7 @@ class _Outbox:
         return claim if claim.events else None
 
     def _load(self, path: str, route: _Route) -> Optional[Dict[str, Any]]:
-        """The event in a file of ours; None if the file is damaged or was recorded for another
-        destination."""
+        """The event in a file; None if that is damaged or was recorded for another destination."""
         try:
             record = _parse_object(_read_small(path))
         except ValueError:
@@ -941,8 +933,7 @@ class _Outbox:
         return event if is_ours and isinstance(event, dict) and len(json.dumps(event)) <= _MAX_EVENT else None
 
     def _tidy(self, client_id: str) -> None:
-        """Give back the claims of processes that are gone; delete what is delivered, too old or of another
-        client."""
+        """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
         now = time.time()
         for name in self._list():
             stem, _, ending = name.rpartition(".")
@@ -976,8 +967,7 @@ class _Outbox:
         self._delete(claim)
 
     def finish(self, claim: str) -> None:
-        """Delete a claim's events, all or none: a process killed half way must not leave some to be sent
-        again."""
+        """Delete a claim's events, all or none: none may be left by a kill to be sent again."""
         done = claim.rpartition(".")[0] + ".sent"
         with suppress(OSError):
             os.rename(self.path(claim), self.path(done))
@@ -1004,8 +994,7 @@ class _Outbox:
                     raise
 
     def _pause(self, key: str) -> Tuple[float, int]:
-        """Until when (seconds since 1970) nothing may be tried, and after how many failures; zeros for no
-        pause."""
+        """Until when (seconds since 1970) nothing is tried, after how many failures; zeros for none."""
         try:
             record = _parse_object(_read_small(self.path(key + ".pause")))
             since, seconds, failures = (float(record[part]) for part in ("since", "seconds", "failures"))
@@ -1089,8 +1078,7 @@ def _post(opener: OpenerDirector, request: _Request) -> _Answer:
 
 
 def _retry_seconds(text: str) -> Optional[float]:
-    """The wait that a Retry-After header asks for, from 1 second to 24 hours; None if it asks nothing we
-    understand."""
+    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; None for rubbish."""
     from email.utils import parsedate_to_datetime  # loaded with the network code
     try:
         is_date = not text.strip().isdigit()
@@ -1195,8 +1183,7 @@ class _Sender:
         return flight is not None and self._settle(flight, _post(opener, request))
 
     def _take(self, run: object, route: Optional[_Route]) -> Optional[_Flight]:
-        """Claim what is to be sent next. In one step with ending for want of events, so that none falls
-        between."""
+        """Claim what is to be sent next, or end the run: one step, so that no event falls between."""
         with self._changed:
             if self._run is not run:
                 return None
@@ -1212,8 +1199,7 @@ class _Sender:
             return None
 
     def _confirmed(self, flight: _Flight, allowed: bool) -> Optional[_Flight]:
-        """The last look before the request: is it still allowed, and are the events still ours? If not, they
-        wait."""
+        """The last look before the request: is it still allowed, are the events still ours?"""
         with self._changed:
             if self._flight is not flight:
                 return None
@@ -1238,8 +1224,7 @@ class _Sender:
                     self._changed.wait(min(left, _LEAD_SECONDS / 6))
 
     def _settle(self, flight: Optional[_Flight], answer: _Answer) -> bool:
-        """Act on what came of a request; True if it was delivered. Who comes first settles it, the rest is
-        void."""
+        """Act on what came of a request; True if delivered. Who comes first settles it."""
         with self._changed:
             if flight is None or self._flight is not flight:
                 return False
@@ -1331,7 +1316,7 @@ def _say(stream: Optional[TextIO], text: str) -> bool:
         if fd < 0:
             stream.write(data.decode(encoding))
             stream.flush()
-    except (AttributeError, LookupError, OSError, ValueError):
+    except Exception:  # broad: a stream may be the host's own object, which raises what it likes
         return False
     return True
 
@@ -1401,8 +1386,7 @@ class Telemetry:
 
     @property
     def reason(self) -> str:
-        """Who decided: "on by default", a variable's name, "project", the config file's path, "no place for
-        ..."."""
+        """Who decided: "on by default", a variable, "project", the config file's path, "no place ..."."""
         return self._guarded(lambda: self._look().refusal or _ON, "unknown")
 
     def track(self, event: str = "", /, **params: object) -> None:
@@ -1434,8 +1418,7 @@ class Telemetry:
             return default
 
     def _swallow(self, error: Exception) -> None:
-        """Keep an error that should not have happened, for the tests; debug mode shows it (it has no
-        threads)."""
+        """Keep an error that should not have happened, for the tests; debug mode shows it."""
         self._swallowed = error
         if _is_set(os.environ, self._product.env_prefix + "_DEBUG"):
             self._explain(f"unexpected {type(error).__name__}")
@@ -1506,8 +1489,7 @@ class Telemetry:
         return seen
 
     def _show_notice(self, document: Dict[str, Any]) -> bool:
-        """Show the notice, under the config file's lock; who does not get the lock leaves it to who has
-        it."""
+        """Show the notice, under the config file's lock: who doesn't get it leaves it to who has it."""
         config, stream = _interpreted(document), sys.stderr
         if config.notice_shown or not config.enabled:
             return False
@@ -1534,8 +1516,7 @@ class Telemetry:
         return None if self._sender().outbox.paused_until(seen.destination.key) else self._address(seen)
 
     def _wake(self) -> None:
-        """Start sending, but not from exit handlers (they run in the main thread after its end): nobody would
-        wait."""
+        """Start sending, but not from exit handlers of the main thread: nobody would wait."""
         main = threading.main_thread()
         if main.is_alive() or threading.get_ident() != main.ident:
             if self._hooked != os.getpid():
@@ -1703,8 +1684,7 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
 
 
 def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
-    """The status for people: at most 80 columns and ASCII, but for paths and URLs that are longer or are
-    not."""
+    """The status for people: 80 columns and ASCII, but for paths and URLs that are otherwise."""
     from textwrap import wrap  # needed here only
 
     def row(label: str, text: str) -> List[str]:
