@@ -1106,6 +1106,7 @@ class _Sender:
         self._threads: List[threading.Thread] = []
         self._flight: Optional[_Flight] = None
         self._own: Dict[str, None] = {}         # recorded by this object and not known to be delivered
+        self._loading = False
         self._lost = False                      # one of them was refused or thrown away
         self._lead = ""                         # the destination for which this process is the one that sends
         self._leave_by: Optional[float] = None  # monotonic; the exit waits until then for events of this run,
@@ -1146,7 +1147,7 @@ class _Sender:
         """The posting thread."""
         try:
             if self._leads(run):
-                import urllib.request  # noqa: F401  # some 50 ms, once, and only where something is sent
+                self._load()
                 while self._step(run):
                     pass
         except Exception as error:  # broad on purpose: nothing of ours may show up in the host's output
@@ -1155,6 +1156,16 @@ class _Sender:
                 if self._run is run:
                     self._settle(self._flight, _NO_ANSWER)
                     self._stop()
+
+    def _load(self) -> None:
+        """Import the network code, some 50 ms once in a process; idna is what a name look-up imports."""
+        self._loading = True
+        try:
+            import urllib.request  # noqa: F401
+
+            import encodings.idna  # noqa: F401
+        finally:
+            self._loading = False
 
     def _leads(self, run: object) -> bool:
         """Wait for our turn to send; False if others sent what we have meanwhile."""
@@ -1262,9 +1273,9 @@ class _Sender:
                 self._changed.wait(min(left, 0.05))
 
     def rest(self, deadline: float) -> None:
-        """Wait until the threads have ended or the deadline (monotonic) has come."""
+        """Wait until the threads have ended or the deadline (monotonic) has come; an import is waited for."""
         with self._changed:
-            while self._run and time.monotonic() < deadline:
+            while self._run and (self._loading or time.monotonic() < deadline):
                 self._changed.wait(0.01)
         threads, self._threads = self._threads, []
         for thread in filter(threading.Thread.is_alive, threads):
@@ -1355,12 +1366,15 @@ def _process_state() -> Dict[str, Any]:
 
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
-    # A forked child gets a lock of its own: its parent's may have been held by a thread that the child has
-    # not.
-    last = _process_state().setdefault(f"last stamp of {os.getpid()}", [threading.Lock(), 0])
-    with last[0]:
-        last[1] = stamp = max(time.time_ns() // 1000, last[1] + 1)
-        return int(stamp)
+    # Without a lock, which a signal handler or a forked child could find held: `setdefault` lets one win.
+    taken: Dict[int, object] = _process_state().setdefault("stamps", {})
+    known, mine = list(taken), object()
+    stamp = max(time.time_ns() // 1000, known[-1] + 1 if known else 0)
+    while taken.setdefault(stamp, mine) is not mine:
+        stamp += 1
+    for old in known[:-32]:
+        taken.pop(old, None)
+    return stamp
 
 
 class Telemetry:
