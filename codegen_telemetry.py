@@ -574,6 +574,12 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
 }.items() for name in names.split()})
 
 
+def _plain(value: object) -> str:
+    """The characters of a text as an exact `str`; empty for anything else."""
+    # by the real type, and by no method of the object's own: both may lie
+    return str.__getitem__(value, slice(None)) if issubclass(type(value), str) else ""  # type: ignore[index]
+
+
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a continuous integration service runs us, by the variables it sets. `CI=false` is not CI."""
     return any(_is_set(environ, variable) for variable, _ in CI_VARIABLES)
@@ -587,7 +593,7 @@ def input_source(value: object) -> str:
     text = value
     with suppress(Exception):  # the host's own object: whatever it raises, there is no path in it
         text = os.fsdecode(value)  # type: ignore[arg-type]
-    text = str.__str__(text) if issubclass(type(text), str) else ""
+    text = _plain(text)
     scheme, colon, rest = text.strip().partition(":")
     if colon and len(scheme) > 1 and rest.startswith("/") and _LETTERS | _DIGITS | set("+.-") >= set(scheme):
         return "local_absolute" if scheme.lower() == "file" else "remote_url"
@@ -612,11 +618,6 @@ _WORD_LETTERS = _LETTERS | _DIGITS | {"-", "_"}
 _MAX_WORD, _MAX_WORD_DIGITS = 32, 3  # too short for a path or a sentence, too few digits for an identifier
 
 
-def _plain(value: object) -> str:
-    """The characters of a text as an exact `str`; empty for anything else."""
-    return str.__str__(value) if issubclass(type(value), str) else ""
-
-
 def _word(value: object) -> str:
     text = _plain(value)
     fits = 0 < len(text) <= _MAX_WORD and text[0].islower() and _WORD_LETTERS >= set(text)
@@ -636,7 +637,7 @@ def _number(value: Any) -> Optional[Union[int, float]]:
     """The number if it is one, finite, from 0 to 10^9, and no bool."""
     if type(value) is bool or not issubclass(type(value), (int, float)):
         return None
-    number = float.__float__(value) if issubclass(type(value), float) else int.__int__(value)
+    number = float.__add__(value, 0.0) if issubclass(type(value), float) else int.__add__(value, 0)
     return number if 0 <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
 
 
@@ -1388,6 +1389,8 @@ class Telemetry:
                  project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
         self._product, self._version, self._project = product, _clean_version(version), project
         self._exit_wait = exit_wait
+        agent = "".join(c if c in _WORD_LETTERS or c == "." else "-" for c in product.command)
+        self._user_agent = f"{agent}/{self._version}"
         self._closed, self._hooked = False, 0
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
         self._place: Optional[Tuple[_Files, bool]] = None  # where everything lies, and whether it is CI
@@ -1514,8 +1517,7 @@ class Telemetry:
         return True
 
     def _address(self, seen: _Situation) -> _Route:
-        agent = "".join(c if c in _WORD_LETTERS | {"."} else "-" for c in self._product.command)
-        return _Route(seen.destination, seen.config.client_id, f"{agent}/{self._version}")
+        return _Route(seen.destination, seen.config.client_id, self._user_agent)
 
     def _route(self, seen: _Situation) -> Optional[_Route]:
         """Where events may go now; None for nowhere."""

@@ -357,9 +357,6 @@ class ShapeTests(BasicCase):
         self.assertLessEqual(len(readers), 1, readers)
         self.assertEqual(uses(self.tree), set().union(*map(uses, functions)), "used at module level")
 
-    def test_whole_file_is_under_1200_lines(self) -> None:
-        self.assertLess(len(MODULE.read_text(encoding="utf-8").splitlines()), 1200)
-
 
 class ProductTests(unittest.TestCase):
     """Who is speaking: a value that is right or can't be made."""
