@@ -285,10 +285,11 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is not a regular file")
         data = chunk = os.read(fd, limit + 1)
-        while chunk and len(data) <= limit:
+        while chunk and len(data) <= limit and len(data) != found.st_size:  # mostly one read is enough
             chunk = os.read(fd, limit + 1 - len(data))
             data += chunk
     finally:
@@ -374,11 +375,13 @@ def _write_new(path: str, data: bytes, durable: bool = False) -> None:
     """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        with open(fd, "wb") as file:
-            file.write(data)
+        try:
+            while data:
+                data = data[os.write(fd, data):]
             if durable:
-                file.flush()
                 os.fsync(fd)
+        finally:
+            os.close(fd)
     except OSError:
         _unlink(path)
         raise
@@ -878,8 +881,9 @@ class _Outbox:
             _write_new(temporary, data)
         try:
             _patiently(partial(os.replace, temporary, self.path(name)))
-        finally:
+        except OSError:
             _unlink(temporary)
+            raise
 
     def lead(self, key: str) -> bool:
         """Become the process that sends to a destination: one loads the network code and takes along what the

@@ -2062,6 +2062,38 @@ class CrowdTests(DeliveryCase):
         self.assert_arrived([10 * n + k for n in range(len(moments)) for k in (1, 2, 3)], server.events)
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_fork_while_the_network_code_loads_slowly(self) -> None:
+        """The child's own imports do not wait for a lock that a thread of its parent held."""
+        self.write_config()
+        code = """
+            class Slow:
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": time.sleep(1.0)
+            sys.meta_path.insert(0, Slow())
+            record(1)
+            child = os.fork()
+            if not child:
+                import urllib.request
+                os._exit(3)
+            os._exit(os.waitpid(child, 0)[1] >> 8)
+        """
+        env = self.environment(self.server())
+        ended, = self.together([self.child(code, env, flags=("-S", "-W", "ignore"))])
+        self.assertEqual((ended.code, ended.err), (3, ""))
+
+    @unittest.skipUnless(sys.version_info >= (3, 12) and hasattr(os, "fork"), "older ones do not warn")
+    def test_fork_beside_the_sender_warns_of_nothing(self) -> None:
+        self.write_config()
+        code = """
+            record(1)
+            child = os.fork()
+            if not child: os._exit(3)
+            sys.exit(os.waitpid(child, 0)[1] >> 8)
+        """
+        ended, = self.together([self.child(code, self.environment(self.server()))])
+        self.assertEqual((ended.code, ended.err), (3, ""))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_multiprocessing(self) -> None:
         (self.home / "job.py").write_text(PRELUDE + "def work(number): record(number)\n")
         server = self.server()
@@ -2264,6 +2296,26 @@ class ExitTests(DeliveryCase):
         for wait, one in zip(waits, ended):
             self.assertEqual((one.code, one.err), (0, ""))
             self.assertTrue(wait - .05 <= one.exit_seconds <= wait + .45, (wait, one.exit_seconds))
+
+    def test_a_silent_server_is_paid_for_once_however_short_the_wait(self) -> None:
+        """A request that the exit cuts counts as failed, also when the network code took long to load."""
+        slow = """
+            class Slow:
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": time.sleep(0.6)
+            sys.meta_path.insert(0, Slow())
+        """
+        server = self.server(lambda handler: threading.Event().wait(3))
+        for before, exit_wait in (("", 0.3), (slow, 1.0)):
+            with self.subTest(exit_wait=exit_wait):
+                self.write_config()
+                shutil.rmtree(str(self.outbox), ignore_errors=True)
+                seen = len(server.requests)
+                code = textwrap.dedent(before) + f"Telemetry(exit_wait={exit_wait}).track('error_occurred')"
+                for _ in range(3):
+                    done, _ = self.run_code(PRELUDE + code, self.environment(server), "0", flags=("-S",))
+                    self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertEqual(len(server.requests) - seen, 1)
 
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_ends_the_wait(self) -> None:
