@@ -2661,6 +2661,139 @@ class ScheduleTests(DeliveryCase):
             raise failure
 
 
+TOOL = '''
+"""A generator of payloads, as its author would write it."""
+import argparse
+import json
+import sys
+import time
+
+from mytool._vendor import usage
+
+PRODUCT = usage.Product(name="My Tool", command="mytool", docs_url="https://mytool.example/telemetry")
+
+
+def generate(arguments, telemetry, running):
+    with open(arguments.input, encoding="utf-8") as file:
+        document = json.load(file)
+    for generator in arguments.generators:
+        began = time.monotonic()
+        options = {"includeValidation": True, "serializationType": "json", "header": arguments.header}
+        telemetry.track("generator_used", generator_type=generator, input_type=arguments.type,
+                        input_source=usage.input_source(arguments.input), language="typescript", success=True,
+                        options=options, duration=(time.monotonic() - began) * 1000)
+    running.update(generator_count=len(arguments.generators))
+    print(json.dumps({"generated": len(document)}))
+
+
+def main():
+    parser = argparse.ArgumentParser("mytool")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("generate")
+    command.add_argument("input")
+    command.add_argument("--type", default="asyncapi")
+    command.add_argument("--header", default="")
+    command.add_argument("--generators", nargs="*", default=["payloads", "channels"])
+    commands.add_parser("init")
+    commands.add_parser("telemetry").add_argument("rest", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    if arguments.command == "telemetry":
+        return usage.main(arguments.rest, product=PRODUCT)
+    telemetry = usage.Telemetry(PRODUCT, version="0.57.0")
+    flags = [word for word in sys.argv[2:] if word.startswith("-")]
+    try:
+        with telemetry.command(arguments.command, flags) as running:
+            if arguments.command == "init":
+                telemetry.track("init_executed", config_type="esm", input_type="asyncapi", completed=True,
+                                generators=["payloads", "parameters", "channels"], language="typescript")
+            else:
+                running.update(input_source=usage.input_source(arguments.input), input_type=arguments.type,
+                               generators=arguments.generators)
+                generate(arguments, telemetry, running)
+    except (OSError, ValueError) as error:
+        print("mytool:", error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+'''
+
+
+class MainJobTests(Case):
+    """A tool with the file vendored under another name: its events arrive, its user is obeyed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        package = self.home / "mytool"
+        (package / "_vendor").mkdir(parents=True)
+        for name in ("__init__.py", "_vendor/__init__.py"):
+            (package / name).write_text("")
+        (package / "__main__.py").write_text(TOOL)
+        shutil.copy(str(MODULE), str(package / "_vendor" / "usage.py"))
+        (self.home / "secret-project.json").write_text("{}")
+        self.collector = self.server()
+
+    def tool(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        named = {"MYTOOL_TELEMETRY_ENDPOINT": self.collector.url, "MYTOOL_TELEMETRY_ID": "own",
+                 "MYTOOL_TELEMETRY_API_SECRET": "s3cret", "PYTHONPATH": str(self.home)}
+        return subprocess.run([sys.executable, "-m", "mytool", *arguments], cwd=str(self.home), check=False,
+                              env=self.environment(**{**named, **more}), stdin=subprocess.DEVNULL,
+                              capture_output=True, encoding="utf-8", timeout=WAIT)
+
+    def test_events_arrive_with_the_documented_shapes(self) -> None:
+        first = self.tool("generate", "./secret-project.json", "--header", "/home/ada/x", "--type=openapi")
+        self.assertEqual((first.returncode, first.stdout), (0, '{"generated": 0}\n'))
+        self.assertEqual(first.stderr.count("My Tool collects anonymous usage data"), 1)
+        self.assertEqual(self.tool("init").stderr, "")
+        failed = self.tool("generate", "/nowhere/secret.json")
+        self.assertEqual((failed.returncode, failed.stderr.count("\n")), (1, 1))
+        names = [event["name"] for event in self.collector.events]
+        self.assertEqual(sorted(names), sorted(["generator_used"] * 2 + ["command_executed"] * 3
+                                               + ["init_executed", "error_occurred"]))
+        by_name = {event["name"]: event["params"] for event in reversed(self.collector.events)}
+        common = {"cli_version": "0.57.0", "os": sys.platform, "ci": False,
+                  "python_version": "%d.%d.%d" % sys.version_info[:3]}
+        expected = {
+            "command_executed": dict(command="generate", flags="header,type", input_source="local_relative",
+                                     input_type="openapi", generators="payloads,channels", generator_count=2,
+                                     success=True),
+            "generator_used": dict(generator_type="payloads", input_type="openapi", language="typescript",
+                                   input_source="local_relative", options_includeValidation=True,
+                                   options_serializationType="json", success=True),
+            "init_executed": dict(config_type="esm", input_type="asyncapi", language="typescript",
+                                  generators="payloads,parameters,channels", completed=True),
+            "error_occurred": dict(command="generate", error_type="file_not_found")}
+        for name, params in expected.items():
+            for key, value in {**params, **common}.items():
+                self.assertEqual(by_name[name][key], value, f"{name}.{key}")
+        path, headers, document = self.collector.requests[0]
+        self.assertEqual(path, "/collect?measurement_id=own&api_secret=s3cret")
+        self.assertEqual(headers["User-Agent"], "mytool/0.57.0")
+        clients = {document["client_id"] for _, _, document in self.collector.requests}
+        self.assertEqual(clients, {json.loads((self.home / ".mytool/config.json").read_text())
+                                   ["telemetry"]["anonymousId"]})
+        self.assertNotIn("secret-project", json.dumps(self.collector.requests))
+        self.assertNotIn("/home/ada", json.dumps(self.collector.requests))
+
+    def test_user_who_says_no_is_obeyed(self) -> None:
+        self.assertEqual(self.tool("init").returncode, 0)
+        arrived = len(self.collector.events)
+        self.assertEqual(self.tool("telemetry", "disable").returncode, 0)
+        for arguments in (["init"], ["generate", "secret-project.json"], ["generate", "missing"]):
+            self.assertNotIn("Traceback", self.tool(*arguments).stderr)
+        status = json.loads(self.tool("telemetry", "status", "--json").stdout)
+        self.assertIs(status["enabled"], False)
+        self.assertEqual(status["reason"], str(self.home / ".mytool/config.json"))
+        self.assertEqual(len(self.collector.events), arrived)
+        self.assertEqual(self.tool("telemetry", "enable").returncode, 0)
+        self.tool("init", DO_NOT_TRACK="1")
+        self.assertEqual(len(self.collector.events), arrived)
+        self.tool("init")
+        self.assertEqual(len(self.collector.events), arrived + 2)
+
+
 class DocumentTests(Case):
     """README: its commands run and print what it shows, its tables are those of the code."""
 
