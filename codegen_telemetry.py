@@ -1375,8 +1375,9 @@ def _next_stamp() -> int:
     taken: Dict[int, object] = _process_state().setdefault("stamps", {})
     known, mine = list(taken), object()
     stamp = max(time.time_ns() // 1000, known[-1] + 1 if known else 0)
+    stamp += (os.getpid() - stamp) % 32  # so that processes started together don't meet in a microsecond
     while taken.setdefault(stamp, mine) is not mine:
-        stamp += 1
+        stamp += 32
     for old in known[:-32]:
         taken.pop(old, None)
     return stamp

@@ -2495,6 +2495,18 @@ class BoundTests(DeliveryCase):
         self.sweep(env)
         self.assertEqual(sorted(self.arrivals(server.events)), [2, 3])
 
+    def test_processes_that_meet_in_a_microsecond_stay_apart(self) -> None:
+        """Client and time stamp identify an event, so neighbours take different stamps at the same moment."""
+        self.write_config()
+        code = """
+            os.getpid = lambda: 1000 + int(sys.argv[1])
+            time.time_ns = lambda: 1_700_000_000_000_000_000 + 7
+            threading.Thread.start = lonely
+            record(1); record(2)
+        """
+        self.together([self.child(code, self.environment(self.server()), n) for n in range(8)])
+        self.assertEqual(len({event["timestamp_micros"] for event in self.waiting()}), 16)
+
     def test_a_clock_that_was_set_back(self) -> None:
         """A failure, a claim and an event of tomorrow hold nothing up."""
         server = self.server(500)
