@@ -20,7 +20,7 @@ What a reviewer may rely on:
 
 - Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
 - Only what `Product.events` declares leaves: no free text, path, message, user or host name can be in it.
-- `track` writes one small file and returns; daemon threads send. A request takes a second at most, the exit
+- `track` writes one small file and returns; a daemon thread sends. A request takes a second at most, the exit
   waits `exit_wait` seconds at most, and after a failure nothing is tried for ten minutes and more.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
@@ -31,6 +31,7 @@ import atexit
 import errno
 import json
 import os
+import re
 import stat
 import sys
 import threading
@@ -43,7 +44,7 @@ from typing import (TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Ite
                     NamedTuple, Optional, Set, TextIO, Tuple, TypeVar, Union)
 
 if TYPE_CHECKING:
-    from urllib.request import OpenerDirector
+    from queue import SimpleQueue
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -53,41 +54,53 @@ __version__ = "1.0.0"
 Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]
 Events = Mapping[str, Mapping[str, Kind]]
 
-INPUT_SOURCES = ("remote_url", "local_relative", "local_absolute")
-ERROR_TYPES = ("configuration_error", "file_not_found", "network_error", "parse_error", "validation_error",
-               "permission_error", "interrupted", "unknown_error")
 # What each kind of parameter lets through, in the words of `status`.
 KINDS = MappingProxyType({
-    "flag": "true or false",
-    "count": "a whole number",
-    "milliseconds": "a whole number of milliseconds",
+    "flag": "true or false", "count": "a whole number", "milliseconds": "a whole number of milliseconds",
     "choice": "one of a fixed list of words, else other",
     "word": "a word the tool's author chose, else other",
     "words": "several of them, joined by commas",
     "options": "true, false, numbers and fixed words; other text becomes custom",
 })
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_DIGITS = frozenset("0123456789")
+INPUT_SOURCES = ("remote_url", "local_relative", "local_absolute")
+ERROR_TYPES = ("configuration_error", "file_not_found", "network_error", "parse_error", "validation_error",
+               "permission_error", "interrupted", "unknown_error")
+_INPUT_TYPES = ("asyncapi", "openapi", "jsonschema")
+_CODEGEN: Mapping[str, Any] = MappingProxyType({
+    "name": "The Codegen Project CLI", "command": "codegen", "env_prefix": "CODEGEN_TELEMETRY",
+    "directory": ".the-codegen-project", "docs_url": "https://the-codegen-project.org/docs/telemetry",
+    "endpoint": "https://www.google-analytics.com/mp/collect", "tracking_id": "G-XXXXXXXXXX",
+    "api_secret": "", "project_file": "codegen.config.json", "events": {
+        "command_executed": {
+            "command": "word", "flags": "words", "input_source": INPUT_SOURCES, "input_type": _INPUT_TYPES,
+            "generators": "words", "generator_count": "count", "duration": "milliseconds", "success": "flag"},
+        "generator_used": {
+            "generator_type": "word", "input_type": _INPUT_TYPES, "input_source": INPUT_SOURCES,
+            "language": "word", "options": {"serializationType": ("json",)}, "duration": "milliseconds",
+            "success": "flag"},
+        "init_executed": {
+            "config_type": "word", "input_type": _INPUT_TYPES, "generators": "words", "language": "word",
+            "completed": "flag"},
+        "error_occurred": {"command": "word", "error_type": ERROR_TYPES},
+    }})
 
 # GA4's limits and reserved names for web streams, and the parameters that have a fixed type in every event:
 # https://developers.google.com/analytics/devguides/collection/protocol/ga4/reference?client_type=gtag
 # https://support.google.com/analytics/answer/13316687 and https://github.com/googleanalytics/ga-dev-tools
-_MAX_PARAMS, _MAX_NAME, _MAX_TEXT = 25, 40, 100
+_MAX_PARAMS, _MAX_TEXT = 25, 100
 _COMMON_PARAMS = MappingProxyType({
     "cli_version": "the tool's version", "python_version": "such as 3.11.7", "os": "such as linux",
     "ci": "whether a CI service runs it", "session_id": "the second the process started",
     "engagement_time_msec": "the duration, at least 1"})
-_RESERVED_PREFIXES = ("_", "firebase_", "ga_", "google_", "gtag.")
+_RESERVED_PREFIXES = ("firebase_", "ga_", "google_", "gtag.")
 _RESERVED_EVENTS = frozenset("""
     ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data
     app_exception app_install app_remove app_store_refund app_update app_upgrade dynamic_link_app_open
-    dynamic_link_app_update dynamic_link_first_open error firebase_campaign firebase_in_app_message_action
-    firebase_in_app_message_dismiss firebase_in_app_message_impression first_open first_visit in_app_purchase
+    dynamic_link_app_update dynamic_link_first_open error first_open first_visit in_app_purchase
     notification_dismiss notification_foreground notification_open notification_receive notification_send
     os_update screen_view session_start user_engagement""".split())
-# The last three can't hold what GA4 wants there: an array, and an amount that goes with a currency in
-# capitals.
-_RESERVED_PARAMS = frozenset(("firebase_conversion", "items", "value", "currency"))
+# Three that can't hold what GA4 wants there: an array, and an amount together with a currency in capitals.
+_RESERVED_PARAMS = frozenset(("items", "value", "currency"))
 _NUMBER_PARAMS = frozenset(("shipping", "tax", "level", "score"))
 _TEXT_PARAMS = frozenset("""
     transaction_id affiliation coupon shipping_tier virtual_currency_name payment_type group_id character
@@ -97,10 +110,8 @@ _TEXT_PARAMS = frozenset("""
 
 def _name_problem(name: object, reserved: FrozenSet[str]) -> str:
     """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
-    if not isinstance(name, str) or not 1 <= len(name) <= _MAX_NAME:
-        return f"must be a text of 1 to {_MAX_NAME} characters"
-    if name[0] not in _LETTERS or not _LETTERS | _DIGITS | {"_"} >= set(name):
-        return "must be letters, digits and _, and begin with a letter"
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,39}", name):
+        return "must be 1 to 40 letters, digits and _, and begin with a letter"
     is_reserved = name in reserved or name.startswith(_RESERVED_PREFIXES)
     return "is reserved by Google Analytics" if is_reserved else ""
 
@@ -109,51 +120,46 @@ def _kind_name(kind: Kind) -> str:
     return kind if isinstance(kind, str) else "options" if isinstance(kind, Mapping) else "choice"
 
 
-def _checked_kind(where: str, kind: Any) -> Kind:
+def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
-    if isinstance(kind, Mapping):
-        return MappingProxyType({key: _checked_words(f"{where}.{key}", kind[key]) for key in kind})
-    if kind == "options":
-        return MappingProxyType({})
-    is_name = isinstance(kind, str) and kind in KINDS and kind != "choice"
-    return kind if is_name else _checked_words(where, kind)
-
-
-def _checked_words(where: str, words: Any) -> Tuple[str, ...]:
-    """The words of a choice. Raises ValueError unless each is plain ASCII that fits a request."""
-    if not isinstance(words, (tuple, list, set, frozenset)) or not words:
-        raise ValueError(f"{where}: {words!r} is no kind; a choice is declared as a tuple of its words")
-    for word in words:
-        if not (isinstance(word, str) and 0 < len(word) <= _MAX_TEXT and word.isascii() and word.isprintable()
-                and not {'"', "\\"} & set(word)):
-            raise ValueError(f"{where}: {word!r} is not a word of 1 to {_MAX_TEXT} plain ASCII characters")
-    return tuple(words)
+    if not is_option:
+        if isinstance(kind, str) and kind in KINDS and kind not in ("choice", "options"):
+            return kind
+        if isinstance(kind, Mapping) or kind == "options":
+            table = kind if isinstance(kind, Mapping) else {}
+            return MappingProxyType({key: _checked_kind(f"{where}.{key}", table[key], True) for key in table})
+    if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
+            isinstance(word, str) and re.fullmatch(r"[ !#-\[\]-~]{1,100}", word) for word in kind):
+        return tuple(kind)
+    raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
 
 
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
-    problem = _name_problem(event, _RESERVED_EVENTS)
+    problem: Union[str, bool] = _name_problem(event, _RESERVED_EVENTS)
     if not problem and len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS:
         problem = f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets"
     if problem:
         raise ValueError(f"event {event!r} {problem}")
-    checked: Dict[str, Kind] = {}
-    for name, kind in params.items():
-        problem = _name_problem(name, _RESERVED_PARAMS)
-        checked[name] = _checked_kind(f"{event}.{name}", kind)
-        kind_name = _kind_name(checked[name])
-        if name in _COMMON_PARAMS:
-            problem = "is added to every event"
-        if name in _NUMBER_PARAMS and kind_name not in ("count", "milliseconds"):
-            problem = "can only hold a number in Google Analytics"
-        if name in _TEXT_PARAMS and kind_name not in ("choice", "word", "words"):
-            problem = "can only hold a text in Google Analytics"
+    checked: Dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
+    for name, kind in checked.items():
+        problem = (_name_problem(name, _RESERVED_PARAMS)
+                   or name in _COMMON_PARAMS and "is added to every event"
+                   or name in _NUMBER_PARAMS and _kind_name(kind) not in ("count", "milliseconds")
+                   and "can only hold a number in Google Analytics"
+                   or name in _TEXT_PARAMS and _kind_name(kind) not in ("choice", "word", "words")
+                   and "can only hold a text in Google Analytics")
         if problem:
             raise ValueError(f"parameter {name!r} of event {event!r} {problem}")
     return MappingProxyType(checked)
 
 
-class Product:
+_Fields = NamedTuple("_Fields", [  # noqa: UP014, a class would take three times the lines
+    ("name", str), ("command", str), ("env_prefix", str), ("directory", str), ("docs_url", str),
+    ("endpoint", str), ("tracking_id", str), ("api_secret", str), ("events", Events), ("project_file", str)])
+
+
+class Product(_Fields):
     """A tool's identity, immutable; every field is keyword-only.
 
     | field | what it is | default |
@@ -173,69 +179,34 @@ class Product:
     an event that GA4 would refuse and for a malformed name, command, directory or prefix.
     """
 
-    __slots__ = ("name", "command", "env_prefix", "directory", "docs_url", "endpoint", "tracking_id",
-                 "api_secret", "events", "project_file")
-    name: str
-    command: str
-    env_prefix: str
-    directory: str
-    docs_url: str
-    endpoint: str
-    tracking_id: str
-    api_secret: str
-    events: Events
-    project_file: str
+    __slots__ = ()
 
-    def __init__(self, *, name: Optional[str] = None, command: Optional[str] = None,
-                 env_prefix: Optional[str] = None, directory: Optional[str] = None,
-                 docs_url: Optional[str] = None, endpoint: Optional[str] = None,
-                 tracking_id: Optional[str] = None, api_secret: Optional[str] = None,
-                 events: Optional[Events] = None, project_file: Optional[str] = None) -> None:
-        given = {field: value for field, value in locals().items() if field != "self" and value is not None}
-        fields = {**_CODEGEN_FIELDS, **given}
-        if fields["command"] != _CODEGEN_FIELDS["command"]:  # another tool has its own opt-out and folder
-            slug = "".join(c if c in _LETTERS | _DIGITS else "-" for c in fields["command"]).strip("-")
+    def __new__(cls, *, name: Optional[str] = None, command: Optional[str] = None,
+                env_prefix: Optional[str] = None, directory: Optional[str] = None,
+                docs_url: Optional[str] = None, endpoint: Optional[str] = None,
+                tracking_id: Optional[str] = None, api_secret: Optional[str] = None,
+                events: Optional[Events] = None, project_file: Optional[str] = None) -> Product:
+        given = {field: value for field, value in locals().items()
+                 if field in cls._fields and value is not None}
+        fields = {**_CODEGEN, **given}
+        if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
+            slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
                           directory="." + slug.lower(), docs_url="", project_file="")
             fields.update(given)
         for field in ("name", "command", "directory"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
-        prefix = fields["env_prefix"]
-        if prefix[:1] in _DIGITS | {""} or not _LETTERS | _DIGITS | {"_"} >= set(prefix):
-            raise ValueError(f"env_prefix must be the beginning of a variable's name, not {prefix!r}")
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", fields["env_prefix"]):
+            raise ValueError(f"env_prefix can't begin a variable's name: {fields['env_prefix']!r}")
         fields["events"] = MappingProxyType({event: _checked_params(event, params)
                                              for event, params in fields["events"].items()})
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
-
-    def __setattr__(self, name: str, *value: object) -> None:
-        raise AttributeError(f"a Product is immutable: make another one with another {name}")
-
-    __delattr__ = __setattr__
+        return super().__new__(cls, **fields)
 
     def __repr__(self) -> str:
         return f"<Product {self.command!r}>"  # never the secret
 
 
-_INPUT_TYPES = ("asyncapi", "openapi", "jsonschema")
-_CODEGEN_FIELDS: Mapping[str, Any] = MappingProxyType({
-    "name": "The Codegen Project CLI", "command": "codegen", "env_prefix": "CODEGEN_TELEMETRY",
-    "directory": ".the-codegen-project", "docs_url": "https://the-codegen-project.org/docs/telemetry",
-    "endpoint": "https://www.google-analytics.com/mp/collect", "tracking_id": "G-XXXXXXXXXX",
-    "api_secret": "", "project_file": "codegen.config.json", "events": {
-        "command_executed": {
-            "command": "word", "flags": "words", "input_source": INPUT_SOURCES, "input_type": _INPUT_TYPES,
-            "generators": "words", "generator_count": "count", "duration": "milliseconds", "success": "flag"},
-        "generator_used": {
-            "generator_type": "word", "input_type": _INPUT_TYPES, "input_source": INPUT_SOURCES,
-            "language": "word", "options": {"serializationType": ("json",)}, "duration": "milliseconds",
-            "success": "flag"},
-        "init_executed": {
-            "config_type": "word", "input_type": _INPUT_TYPES, "generators": "words", "language": "word",
-            "completed": "flag"},
-        "error_occurred": {"command": "word", "error_type": ERROR_TYPES},
-    }})
 CODEGEN = Product()
 
 # === Config file: what is remembered? ===
@@ -256,13 +227,11 @@ class _Files(NamedTuple):
 
 def _files(product: Product) -> _Files:
     """The paths of this user; all empty when there is no home folder with an absolute path."""
-    base, folder = os.path.expanduser("~"), os.path.expanduser(product.directory)
-    if not os.path.isabs(folder):
-        folder = os.path.join(base, folder)
-    elif not folder.startswith(base + os.sep):
-        base = os.path.dirname(folder)
+    home = os.path.expanduser("~")
+    folder = os.path.join(home, os.path.expanduser(product.directory))
     if not os.path.isabs(folder):
         return _Files("", "", "", "")
+    base = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
     return _Files(base, folder, os.path.join(folder, "config.json"), os.path.join(folder, "outbox"))
 
 
@@ -285,11 +254,10 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is not a regular file")
         data = chunk = os.read(fd, limit + 1)
-        while chunk and len(data) <= limit and len(data) != found.st_size:  # mostly one read is enough
+        while chunk and len(data) <= limit:
             chunk = os.read(fd, limit + 1 - len(data))
             data += chunk
     finally:
@@ -299,21 +267,11 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     return data
 
 
-def _finite(text: str) -> float:
-    """The number; ValueError for what we could read but not write back: NaN, Infinity, 1e999."""
-    number = float(text)
-    if not abs(number) < float("inf"):
-        raise ValueError(f"{text} is no number of JSON's")
-    return number
-
-
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
-
-
 def _parse_object(data: bytes) -> Dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
-        document = _DECODER.decode(data.decode("utf-8"))
+        document = json.loads(data.decode("utf-8-sig"))
+        json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON, or nested too deeply") from None
     if not isinstance(document, dict):
@@ -321,23 +279,15 @@ def _parse_object(data: bytes) -> Dict[str, Any]:
     return document
 
 
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
-
-
-def _is_uuid(text: str) -> bool:
-    parts = text.split("-")
-    return [len(part) for part in parts] == [8, 4, 4, 4, 12] and set("".join(parts)) <= _HEX_DIGITS
-
-
 def _interpreted(document: Dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
-    if not isinstance(section, dict):
-        raise ValueError("telemetry is not an object")
-    texts = [section.get(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(notice, bool):
+    if not isinstance(section, dict) or not isinstance(notice, bool):
         raise ValueError("a value has the wrong type")
-    if texts[0] and not _is_uuid(texts[0]):
+    texts = [section.get(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a value has the wrong type")
+    if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
     client_id, endpoint, tracking_id, api_secret = (text.strip() for text in texts)
     return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice)
@@ -371,6 +321,26 @@ def _unique() -> str:
     return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _age(path: str) -> float:
+    """Seconds since the file was written, without sign, for clocks are set; 0 if it is gone."""
+    try:
+        return abs(time.time() - os.stat(path).st_mtime)
+    except OSError:
+        return 0.0
+
+
+def _remove_stale(folder: str, ending: str, seconds: float = _STALE_SECONDS) -> None:
+    """Remove files that killed processes left half-written or that nobody needs any more."""
+    for path in [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(ending)]:
+        if _age(path) > seconds:
+            _unlink(path)
+
+
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
     """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -387,33 +357,34 @@ def _write_new(path: str, data: bytes, durable: bool = False) -> None:
         raise
 
 
-def _unlink(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)
-
-
-def _age(path: str) -> float:
-    """Seconds since the file was written; of either sign, for clocks are set. 0 if it is gone."""
+def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
+           durable: bool = False) -> None:
+    """Write a temporary file beside `path` and `put` it there: complete or not at all. Raises OSError."""
+    temporary = f"{path}.{_unique()}.tmp"
+    _write_new(temporary, data, durable)
     try:
-        return time.time() - os.stat(path).st_mtime
-    except OSError:
-        return 0.0
+        _patiently(partial(put, temporary, path))
+    finally:
+        _unlink(temporary)
+    if durable:
+        with suppress(OSError):  # Windows opens no folders
+            fd = os.open(os.path.dirname(path), os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
 
 
 @contextmanager
 def _locked(path: str, wait: float) -> Iterator[None]:
     """Hold `<path>.lock`. Raises TimeoutError when another process keeps it for `wait` seconds, OSError if it
-    can't be made. Who slept so long that the lock was broken is stopped by the comparison in
-    `_update_config`."""
+    can't be made. Who slept so long that the lock was broken is stopped by `_update_config`'s comparison."""
     lock, token, deadline = path + ".lock", _unique().encode(), time.monotonic() + wait
     while True:
         try:
             _write_new(lock, token)
             break
         except FileExistsError:
-            if abs(_age(lock)) > _STALE_SECONDS:
-                with suppress(FileNotFoundError):
-                    os.unlink(lock)
+            if _age(lock) > _STALE_SECONDS:
+                _unlink(lock)
             elif time.monotonic() >= deadline:
                 raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
             else:
@@ -426,78 +397,56 @@ def _locked(path: str, wait: float) -> Iterator[None]:
                 os.unlink(lock)
 
 
-@contextmanager
-def _prepared(path: str, document: Dict[str, Any], durable: bool) -> Iterator[str]:
-    """The document in a temporary file beside `path`. Those of killed processes are removed."""
-    folder, name = os.path.split(path)
-    for entry in os.listdir(folder):
-        if entry.startswith(name + ".") and entry.endswith(".tmp"):
-            if abs(_age(os.path.join(folder, entry))) > _STALE_SECONDS:
-                _unlink(os.path.join(folder, entry))
-    temporary = f"{path}.{_unique()}.tmp"
-    _write_new(temporary, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode(), durable)
-    try:
-        yield temporary
-    finally:
-        _unlink(temporary)
-        if durable:
-            with suppress(OSError):  # Windows opens no folders
-                fd = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-
-
-def _now_text(seconds: Optional[float] = None) -> str:
+def _time_text(seconds: Optional[float] = None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _new_id() -> str:
-    import uuid  # needed once in the life of a config file
-    return str(uuid.uuid4())
+def _encoded(document: Dict[str, Any]) -> bytes:
+    """The bytes of a config file as of now; one without an anonymous ID gets one."""
+    section = document.setdefault("telemetry", {})
+    if not section.get("anonymousId"):
+        import uuid  # needed once in the life of a config file
+        section["anonymousId"] = str(uuid.uuid4())
+    document["lastUpdated"] = _time_text()
+    return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _create_config(product: Product, files: _Files, enabled: bool, durable: bool = False) -> bool:
-    """Create the config file unless it exists; True for the one process that did. Raises OSError."""
+def _create_config(product: Product, files: _Files, enabled: bool) -> None:
+    """Create the config file, complete and by one process only, unless it exists. Raises OSError."""
     if not os.path.isdir(files.base):
-        raise FileNotFoundError(errno.ENOENT, "there is no home folder", files.base)
-    path = os.path.realpath(files.config)
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder", files.base or "~")
     os.makedirs(files.folder, 0o700, exist_ok=True)
-    section = {"enabled": enabled, "anonymousId": _new_id(), "endpoint": product.endpoint,
-               "trackingId": product.tracking_id}
-    document = {"version": "1.0.0", "telemetry": section, "hasShownTelemetryNotice": False,
-                "lastUpdated": _now_text()}
-    with _prepared(path, document, durable) as temporary:
-        try:
-            os.link(temporary, path)  # complete and exclusive in one step
-        except FileExistsError:
-            return False
-        except (OSError, AttributeError, NotImplementedError):  # a file system without hard links
-            with _locked(path, 0.5):
-                if os.path.lexists(path):
-                    return False
-                os.replace(temporary, path)
-    return True
+    path, data = os.path.realpath(files.config), _encoded({
+        "version": "1.0.0", "telemetry": {"enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
+                                          "trackingId": product.tracking_id},
+        "hasShownTelemetryNotice": False})
+    try:
+        _store(path, data, os.link)
+    except FileExistsError:
+        pass  # another process was faster
+    except (OSError, AttributeError, NotImplementedError):  # a file system without hard links
+        with suppress(FileExistsError):
+            _write_new(path, data)
 
 
-def _update_config(path: str, change: Callable[[Dict[str, Any]], bool], wait: float = 0.0) -> None:
-    """Read, change and replace the config file under its lock. `change` edits the document and returns False
-    to leave the file alone. With `wait` (the user asked for it) the change is made durable. Raises OSError,
-    ValueError."""
+def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool], wait: float = 0) -> None:
+    """Change the config file under its lock, durably if it may `wait`. `change` edits the document or returns
+    False to leave the file alone; a missing anonymous ID is added. Raises OSError, ValueError."""
     path = os.path.realpath(path)
     with _locked(path, wait):
-        for _ in range(10 if wait else 1):
-            before = _read_small(path)
-            document = _parse_object(before)
-            if not change(document):
-                return
-            document["lastUpdated"] = _now_text()
-            with _prepared(path, document, wait > 0) as temporary:
-                # Who writes without the lock, or slept through its end, must not be undone and must not undo.
-                if _read_small(path) == before:
-                    return _patiently(partial(os.replace, temporary, path))
-        raise OSError(errno.EBUSY, "another program keeps changing it", path)
+        before = _read_small(path)
+        document = _parse_object(before)
+        if not change(document, _interpreted(document)):
+            return
+
+        def replace(temporary: str, target: str) -> None:
+            # Who writes without the lock, or slept through its end, must not be undone and must not undo.
+            if _read_small(target) != before:
+                raise OSError(errno.EBUSY, "another program has just changed it", target)
+            os.replace(temporary, target)
+
+        _remove_stale(os.path.dirname(path), ".tmp")
+        _store(path, _encoded(document), replace, wait > 0)
 
 
 # === Consent: may we send, and who decided? ===
@@ -518,6 +467,16 @@ def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
     return next((variable for variable in variables if _is_set(environ, variable)), "")
 
 
+def _project_section(product: Product, given: object) -> object:
+    """The `telemetry` section the host passed, or that of the project file here; None if there is none."""
+    if given is not None or not product.project_file:
+        return given
+    try:
+        return _parse_object(_read_small(product.project_file, _MAX_PROJECT_FILE)).get("telemetry")
+    except (OSError, ValueError):
+        return None  # one that can't be read is no answer
+
+
 def _refusal(project: object, config: _Config, files: _Files) -> str:
     """Who says no first: project, config file, no place for one; empty if nobody does."""
     if project is False or isinstance(project, Mapping) and project.get("enabled", True) is not True:
@@ -526,26 +485,14 @@ def _refusal(project: object, config: _Config, files: _Files) -> str:
         return "" if config.enabled else files.config
     is_made = os.path.lexists(files.folder)
     place = os.path.dirname(os.path.realpath(files.config)) if is_made else files.base
-    if place and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
-        return ""
-    return f"no place for {files.config or 'a config file'}"
-
-
-def _project_section(product: Product, given: object) -> object:
-    """The `telemetry` section the host passed, or that of the project file here; None if there is none."""
-    if given is not None or not product.project_file:
-        return given
-    try:
-        data = _read_small(product.project_file, _MAX_PROJECT_FILE)
-        return _parse_object(data[3:] if data[:3] == b"\xef\xbb\xbf" else data).get("telemetry")
-    except (OSError, ValueError):
-        return None  # one that can't be read is no answer
+    is_usable = place and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+    return "" if is_usable else f"no place for {files.config or 'a config file'}"
 
 
 # === Context: where are we running? ===
 
 # A variable that a continuous integration service sets, and the service: first the documented nine, then the
-# generic ones, then others that may not set CI. Names as in
+# generic ones, then services that may not set those. Names as in
 # https://github.com/watson/ci-info/blob/master/vendors.json
 CI_VARIABLES = (
     ("GITHUB_ACTIONS", "GitHub Actions"), ("GITLAB_CI", "GitLab CI"), ("CIRCLECI", "CircleCI"),
@@ -553,17 +500,13 @@ CI_VARIABLES = (
     ("CODEBUILD_BUILD_ID", "AWS CodeBuild"), ("TEAMCITY_VERSION", "TeamCity"), ("BUILDKITE", "Buildkite"),
     ("CI", "any that says so"), ("CONTINUOUS_INTEGRATION", "any that says so"),
     ("TF_BUILD", "Azure Pipelines"), ("APPVEYOR", "AppVeyor"), ("bamboo_planKey", "Bamboo"),
-    ("BITRISE_IO", "Bitrise"), ("BUDDY_WORKSPACE_ID", "Buddy"), ("CF_BUILD_ID", "Codefresh"),
-    ("CIRRUS_CI", "Cirrus CI"), ("DRONE", "Drone"), ("GO_PIPELINE_LABEL", "GoCD"),
-    ("HARNESS_BUILD_ID", "Harness"), ("HEROKU_TEST_RUN_ID", "Heroku CI"), ("HUDSON_URL", "Hudson"),
-    ("NETLIFY", "Netlify"), ("PROW_JOB_ID", "Prow"), ("SCREWDRIVER", "Screwdriver"),
-    ("SEMAPHORE", "Semaphore"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"), ("VELA", "Vela"),
-    ("WOODPECKER_CI", "Woodpecker"), ("XCS", "Xcode Server"),
+    ("CF_BUILD_ID", "Codefresh"), ("DRONE", "Drone"), ("GO_PIPELINE_LABEL", "GoCD"),
+    ("HARNESS_BUILD_ID", "Harness"), ("HUDSON_URL", "Hudson"), ("PROW_JOB_ID", "Prow"),
+    ("SCREWDRIVER", "Screwdriver"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"), ("XCS", "Xcode Server"),
 )
 _PROCESS_START = int(time.time())  # seconds since 1970; GA4's session id
 _PYTHON_VERSION = "%d.%d.%d" % sys.version_info[:3]
-# The category of an exception by the name of its class or of a base class: so none of them has to be
-# imported.
+# The category of an exception by the name of its class or a base class: so none of them has to be imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "configuration_error": "ConfigError ConfigurationError NoSectionError NoOptionError InterpolationError",
     "file_not_found": "FileNotFoundError NotADirectoryError",
@@ -575,6 +518,16 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "permission_error": "PermissionError",
     "interrupted": "KeyboardInterrupt CancelledError Abort",
 }.items() for name in names.split()})
+
+
+def _quietly(call: Callable[[], _T], default: _T,
+             swallow: Callable[[Exception], None] = lambda error: None) -> _T:
+    """The call's result, or the default if it raises."""
+    try:
+        return call()
+    except Exception as error:  # the one broad handler, for public methods, threads and the host's objects
+        swallow(error)
+        return default
 
 
 def _plain(value: object) -> str:
@@ -593,20 +546,14 @@ def input_source(value: object) -> str:
 
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`.
     """
-    text = value
-    with suppress(Exception):  # the host's own object: whatever it raises, there is no path in it
-        text = os.fsdecode(value)  # type: ignore[arg-type]
-    text = _plain(text)
-    scheme, colon, rest = text.strip().partition(":")
-    if colon and len(scheme) > 1 and rest.startswith("/") and _LETTERS | _DIGITS | set("+.-") >= set(scheme):
-        return "local_absolute" if scheme.lower() == "file" else "remote_url"
-    is_drive = colon and len(scheme) == 1 and scheme in _LETTERS
-    return "local_absolute" if is_drive or scheme.startswith(("/", "\\", "~")) else "local_relative"
+    text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()  # type: ignore[arg-type]
+    if re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text):
+        return "local_absolute"
+    return "remote_url" if re.match("[A-Za-z0-9+.-]{2,}:/", text) else "local_relative"
 
 
 def error_type(exc: object) -> str:
-    """The category of an exception (one of `ERROR_TYPES`), from its type and never from its message. Never
-    raises."""
+    """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. Never raises."""
     bases = (exc if isinstance(exc, type) else type(exc)).__mro__
     names = [base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in bases]
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
@@ -616,15 +563,14 @@ def error_type(exc: object) -> str:
 
 Value = Union[bool, int, float, str]
 _MAX_NUMBER = 10 ** 9
-_MAX_ITEMS = 100               # of a list or mapping that we look at: it may be endless
-_WORD_LETTERS = _LETTERS | _DIGITS | {"-", "_"}
-_MAX_WORD, _MAX_WORD_DIGITS = 32, 3  # too short for a path or a sentence, too few digits for an identifier
+_MAX_ITEMS = 100  # of a list or mapping that we look at: it may be endless
 
 
 def _word(value: object) -> str:
+    """The word, or "other": too short for a path or a sentence, with too few digits for an identifier."""
     text = _plain(value)
-    fits = 0 < len(text) <= _MAX_WORD and text[0].islower() and _WORD_LETTERS >= set(text)
-    return text if fits and sum(letter in _DIGITS for letter in text) <= _MAX_WORD_DIGITS else "other"
+    fits = re.fullmatch("[a-z][A-Za-z0-9_-]{0,31}", text) and len(re.findall("[0-9]", text)) <= 3
+    return text if fits else "other"
 
 
 def _words(value: Any) -> str:
@@ -636,19 +582,19 @@ def _words(value: Any) -> str:
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT + 1].rpartition(",")[0]
 
 
-def _number(value: Any) -> Optional[Union[int, float]]:
-    """The number if it is one, finite, from 0 to 10^9, and no bool."""
+def _number(value: Any, least: int = 0) -> Optional[Union[int, float]]:
+    """The number if it is one, finite, from `least` to 10^9, and no bool."""
     if type(value) is bool or not issubclass(type(value), (int, float)):
         return None
     number = float.__add__(value, 0.0) if issubclass(type(value), float) else int.__add__(value, 0)
-    return number if 0 <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
+    return number if least <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
 
 
 def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]]) -> Dict[str, Value]:
     """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
     flat: Dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
-        option, number = _plain(option), _number(held)
+        option, number = _plain(option), _number(held, -_MAX_NUMBER)
         flat_name = f"{name}_{option.replace('-', '_')}"
         if _word(option) != option or _name_problem(flat_name, _NUMBER_PARAMS | _TEXT_PARAMS):
             continue
@@ -680,9 +626,8 @@ def _checked(declared: Mapping[str, Kind],
     dropped = [name for name in params if name not in declared]
     room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
     for name in filter(params.__contains__, declared):
-        shaped: Dict[str, Value] = {}
-        with suppress(Exception):  # the host's own object may raise anything while we look into it
-            shaped = _shaped(name, declared[name], params[name])
+        nothing: Dict[str, Value] = {}
+        shaped = _quietly(partial(_shaped, name, declared[name], params[name]), nothing)
         if not shaped:
             dropped.append(name)
         kept.update(islice(((key, shaped[key]) for key in shaped if key not in kept), room))
@@ -698,20 +643,16 @@ def _event(name: str, params: Dict[str, Value], declared: Mapping[str, Kind], ve
         "session_id": _PROCESS_START, "engagement_time_msec": max(1, *spent[:1], 1)}}
 
 
-def _clean_version(version: object) -> str:
-    """A version of letters, digits and `.+-_!`, at most 64 long; "unknown" for anything else."""
-    text = _plain(version)
-    return text if 0 < len(text) <= 64 and _WORD_LETTERS | set(".+!") >= set(text) else "unknown"
-
-
 # === Wire: what does it look like outside? ===
 
 class _Destination(NamedTuple):
-    """Where events go. `source` is who named it; `problem` is empty or says why there is no destination."""
+    """Where events go, and for whom. `source` named it; `problem` is empty or why there is no destination."""
     source: str
     endpoint: str = ""
     measurement_id: str = ""
     api_secret: str = ""
+    client_id: str = ""
+    user_agent: str = ""
     problem: str = ""
 
     @property
@@ -721,78 +662,46 @@ class _Destination(NamedTuple):
         return "%08x" % crc32(f"{self.endpoint}\n{self.measurement_id}".encode())
 
 
-def _url_problem(url: str) -> str:
-    """Why this can't be an endpoint; empty if it can. `urllib.parse` would take its time to load."""
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() not in ("http", "https") or not rest:
-        return "it is not an http:// or https:// URL"
-    if not url.isascii() or not url.isprintable() or {" ", '"', "\\", "<", ">"} & set(url):
-        return "it has characters that a URL must have percent-encoded"
-    authority = rest.replace("?", "/").replace("#", "/").partition("/")[0]
-    if "@" in authority:
-        return "it has a user name in it, which is not supported"
-    host, bracket, port = authority.rpartition("]") if "]" in authority else authority.partition(":")
-    port = port[1:] if bracket == "]" and port.startswith(":") else port
-    if not host.strip("[") or port and not (set(port) <= _DIGITS and len(port) <= 5 and int(port) < 65536):
-        return "its host or port is missing or malformed"
-    return ""
-
-
-def _destination(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
+def _destination(product: Product, environ: Mapping[str, str], config: _Config, agent: str) -> _Destination:
     """The first that is set; an ID and a secret stay with the endpoint that they came with."""
-    variables = (product.env_prefix + ending for ending in ("_ENDPOINT", "_ID", "_API_SECRET"))
-    named = [environ.get(variable, "").strip() for variable in variables]
-    placeholder = _CODEGEN_FIELDS["tracking_id"]
+    named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
+    placeholder, problem = _CODEGEN["tracking_id"], ""
+    copies = ((product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder))
     if named[0]:
         found = _Destination("environment", *named)
-    elif config.endpoint and (config.endpoint, config.tracking_id or product.tracking_id) not in (
-            (product.endpoint, product.tracking_id), (product.endpoint, placeholder)):
+    elif config.endpoint and (config.endpoint, config.tracking_id) not in copies:
         found = _Destination("config file", config.endpoint, config.tracking_id, config.api_secret)
     else:  # the config file holds a copy of the product's endpoint and ID; a secret beside it belongs to them
-        beside = config.api_secret if config.tracking_id == product.tracking_id else ""
-        secret = product.api_secret or beside
+        secret = product.api_secret or config.api_secret * (config.tracking_id == product.tracking_id)
         found = _Destination("product", product.endpoint, product.tracking_id, secret)
         if found.measurement_id in ("", placeholder) or not secret:
-            return found._replace(problem=f"{product.command} has no measurement ID and secret of its own")
-    problem = _url_problem(found.endpoint)
-    if not problem and not (found.measurement_id + found.api_secret).isprintable():
-        problem = "its ID or secret has characters that can't be sent"
-    return found._replace(problem=problem and f"the {found.source}'s endpoint can't be used: {problem}")
+            problem = f"{product.command} has no measurement ID and secret of its own"
+    # urllib.parse would take its time to load and say less; no user name, no raw blanks, quotes, <, > or \\
+    url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._~%-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
+                       r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
+    if not url or int(url.group(1) or 0) > 65535:
+        problem = problem or f"the {found.source}'s endpoint is no plain http:// or https:// URL"
+    elif not (found.measurement_id + found.api_secret).isprintable():
+        problem = problem or f"the {found.source}'s ID or secret has characters that can't be sent"
+    return found._replace(client_id=config.client_id, user_agent=agent, problem=problem)
 
 
 def _masked(url: str) -> str:
     """The URL without its fragment and with the value of any `api_secret` as `***`."""
-    base, mark, query = url.partition("#")[0].partition("?")
-    return base + mark + "&".join("api_secret=***" if part.lower().startswith("api_secret=") else part
-                                  for part in query.split("&"))
+    return re.sub(r"(?i)([?&]api_secret=)[^&]*", r"\1***", url.partition("#")[0])
 
 
-class _Route(NamedTuple):
-    """On whose behalf events go where."""
-    destination: _Destination
-    client_id: str
-    user_agent: str
-
-
-class _Request(NamedTuple):
-    """One POST."""
-    url: str
-    headers: Dict[str, str]
-    body: bytes
-
-
-def _request(route: _Route, events: List[Dict[str, Any]]) -> _Request:
-    """The request that delivers these events, at most 25 of them."""
+def _request(to: _Destination, events: List[Dict[str, Any]]) -> Tuple[str, Dict[str, str], bytes]:
+    """URL, headers and body of the POST that delivers these events, at most 25 of them."""
     from urllib.parse import quote  # only where something is about to be sent or shown
-    base, mark, query = route.destination.endpoint.partition("#")[0].partition("?")
+    base, mark, query = to.endpoint.partition("#")[0].partition("?")
     parts = [part for part in query.split("&") if part]
-    for name, value in (("measurement_id", route.destination.measurement_id),
-                        ("api_secret", route.destination.api_secret)):
+    for name, value in (("measurement_id", to.measurement_id), ("api_secret", to.api_secret)):
         parts += [f"{name}={quote(value, safe='')}"] if value else []
-    body = json.dumps({"client_id": route.client_id, "events": events}, allow_nan=False).encode("ascii")
+    body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)),
-               "User-Agent": route.user_agent}
-    return _Request(base + ("?" if parts else mark) + "&".join(parts), headers, body)
+               "User-Agent": to.user_agent}
+    return base + ("?" if parts else mark) + "&".join(parts), headers, body
 
 
 # === Outbox: what waits? ===
@@ -801,26 +710,8 @@ _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
-_LEAD_SECONDS = 0.3        # without a sign of life, the sending process is gone and another one sends
+_LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-
-
-class _Claim(NamedTuple):
-    """Events that this process alone may send: their files, moved into a folder of ours."""
-    folder: str
-    events: Dict[str, Dict[str, Any]]  # by file name
-
-
-def _stem(micros: int, client_id: str, key: str) -> str:
-    """The name of an event's file, without its ending. Sorting names sorts by time."""
-    return f"{micros:016d}-{client_id[:8]}-{key}-{os.urandom(4).hex()}"
-
-
-def _stamp(name: str) -> float:
-    """The moment of recording in seconds that an event's file name tells; -1 if it is no such name."""
-    stem, _, ending = name.partition(".")
-    is_ours = [len(part) for part in stem.split("-")] == [16, 8, 8, 8] and set(stem[:16]) <= _DIGITS
-    return int(stem[:16]) / 1e6 if is_ours and ending in ("json", "tmp") else -1.0
 
 
 class _Outbox:
@@ -829,167 +720,147 @@ class _Outbox:
     | name | what it is |
     | --- | --- |
     | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
-    | the same with `.tmp` | a file being written |
-    | `<milliseconds>-<process>.claim/` | events being sent; given back when older than 10 s |
-    | `<milliseconds>-<process>.sent/` | delivered events being deleted |
-    | `<destination>.sender` | the sign of life of the one process that sends |
-    | `<destination>.pause` | when a destination failed, and how often |
+    | `<destination>-<process>-<random>.claim/` | events that one process sends; it touches the folder |
+    | the same with `.sent` | delivered events being deleted |
+    | `<destination>.pause` | when the next try is due after a failure, and how many there were in a row |
+    | `*.tmp` | a file being written |
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._known: List[str] = []  # names of waiting events, oldest first; some may be gone
+        self._puts = 0
 
     def path(self, *names: str) -> str:
         return os.path.join(self._folder, *names)
 
-    def _list(self, folder: str = "", ending: str = "") -> List[str]:
-        with suppress(OSError):
+    def names(self, ending: str = "", folder: str = "") -> List[str]:
+        """What lies here, or in a claim, sorted."""
+        try:
             return sorted(name for name in os.listdir(self.path(folder)) if name.endswith(ending))
-        return []
+        except OSError:
+            return []
 
     def waiting(self, client_id: str, key: str = "") -> List[str]:
         """Names of waiting events, oldest first, of this client and destination (of any: no `key`)."""
-        return [name for name in self._list("", ".json")
-                if _stamp(name) >= 0 and name[17:25] == client_id[:8] and key in ("", name[26:34])]
+        pattern = re.compile(f"[0-9]{{16}}-{client_id[:8]}-{key or '[0-9a-f]{8}'}-[0-9a-f]{{8}}.json")
+        return list(filter(pattern.fullmatch, self.names(".json")))
 
     def present(self) -> Set[str]:
-        """Names of all events that wait or are being sent by some process."""
-        return {name for folder in ("", *self._list("", ".claim")) for name in self._list(folder, ".json")}
+        """Names of all events that wait or are being sent."""
+        found = set(self.names(".json"))
+        for claim in self.names(".claim"):
+            found.update(self.names(".json", claim))
+        return found.union(self.names(".json"))  # again, for they move both ways
 
-    def put(self, route: _Route, event: Dict[str, Any]) -> str:
+    def put(self, to: _Destination, event: Dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
-        name = _stem(event["timestamp_micros"], route.client_id, route.destination.key) + ".json"
-        destination = route.destination
-        self._write(name, {"endpoint": destination.endpoint, "measurement_id": destination.measurement_id,
-                           "client_id": route.client_id, "event": event})
+        stem = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}"
+        name = f"{stem}-{os.urandom(4).hex()}.json"
+        self._write(name, {"endpoint": to.endpoint, "measurement_id": to.measurement_id,
+                           "client_id": to.client_id, "event": event})
         self._known.append(name)
-        if len(self._known) % 50 == 1 or len(self._known) > _MAX_WAITING:  # a look costs time
-            self._known = self._list("", ".json")
+        self._puts += 1
+        if self._puts % 50 == 1:  # a look costs time
+            self._known = self.names(".json")
         while len(self._known) > _MAX_WAITING:
             _unlink(self.path(self._known.pop(0)))
         return name
 
     def _write(self, name: str, record: Dict[str, Any]) -> None:
-        temporary = self.path(_stem(time.time_ns() // 1000, "0" * 8, "0" * 8) + ".tmp")
         data = json.dumps(record, allow_nan=False).encode("ascii")
         try:
-            _write_new(temporary, data)
+            _store(self.path(name), data)
         except FileNotFoundError:
             with suppress(FileExistsError):
                 os.mkdir(self._folder, 0o700)
-            _write_new(temporary, data)
-        try:
-            _patiently(partial(os.replace, temporary, self.path(name)))
-        except OSError:
-            _unlink(temporary)
-            raise
+            _store(self.path(name), data)
 
-    def lead(self, key: str) -> bool:
-        """Become the process that sends to a destination: one loads the network code and takes along what the
-        others recorded. False while another one shows signs of life. Raises OSError."""
-        path = self.path(key + ".sender")
-        if abs(_age(path)) > _LEAD_SECONDS:
-            _unlink(path)
-        try:
-            _write_new(path, b"")
-        except FileExistsError:
-            return False
-        return True
+    def is_busy(self, key: str) -> bool:
+        """Whether some process sends to this destination now: it may take along what the others recorded, so
+        that of many that run at once few load the network code."""
+        return any(_age(self.path(name)) < _LIFE_SECONDS for name in self.names(".claim")
+                   if name.startswith(key))
 
-    def sign_life(self, key: str) -> None:
-        with suppress(OSError):
-            os.utime(self.path(key + ".sender"))
-
-    def resign(self, key: str) -> None:
-        _unlink(self.path(key + ".sender"))
-
-    def claim(self, route: _Route, own: Iterable[str], only_own: bool) -> Optional[_Claim]:
-        """Take up to 25 waiting events, those named `own` first; None if there are none."""
-        self._tidy(route.client_id)
-        names = dict.fromkeys(self.waiting(route.client_id, route.destination.key))
-        first = [name for name in own if name in names]
+    def claim(self, to: _Destination, own: Iterable[str], only_own: bool) -> Tuple[str, Dict[str, Any]]:
+        """Take up to 25 waiting events, those named `own` first: the claim's folder (an empty text if there
+        are none) and the events by their names."""
+        self._tidy(to.client_id)
+        names = self.waiting(to.client_id, to.key)
+        first = sorted(set(own).intersection(names))
         if not names or only_own and not first:
-            return None
-        claim = _Claim(f"{time.time_ns() // 10 ** 6}-{_unique()}.claim", {})
-        os.mkdir(self.path(claim.folder), 0o700)
+            return "", {}
+        claim = f"{to.key}-{_unique()}.claim"
+        events: Dict[str, Any] = {}
+        os.mkdir(self.path(claim), 0o700)
         for name in dict.fromkeys([*first, *names]):
-            if len(claim.events) < _MAX_BATCH:
+            if len(events) < _MAX_BATCH:
                 with suppress(OSError):  # another process was faster
-                    os.rename(self.path(name), self.path(claim.folder, name))
-                    event = self._load(self.path(claim.folder, name), route)
-                    if event is None:
-                        _unlink(self.path(claim.folder, name))
-                    else:
-                        claim.events[name] = event
-        if not claim.events:
-            self._delete(claim.folder)
-        return claim if claim.events else None
+                    event = self._load(self.path(name), to)
+                    os.rename(self.path(name), self.path(claim, name))
+                    if event:
+                        events[name] = event
+        if not events:
+            self.finish(claim)
+        return claim if events else "", events
 
-    def _load(self, path: str, route: _Route) -> Optional[Dict[str, Any]]:
+    def _load(self, path: str, to: _Destination) -> Optional[Dict[str, Any]]:
         """The event in a file; None if that is damaged or was recorded for another destination."""
         try:
             record = _parse_object(_read_small(path))
         except ValueError:
             return None
-        bound_to = (record.get("endpoint"), record.get("measurement_id"), record.get("client_id"))
-        event = record.get("event")
-        is_ours = bound_to == (route.destination.endpoint, route.destination.measurement_id, route.client_id)
+        bound_to = [record.get(part) for part in ("endpoint", "measurement_id", "client_id")]
+        event, is_ours = record.get("event"), bound_to == [to.endpoint, to.measurement_id, to.client_id]
         return event if is_ours and isinstance(event, dict) and len(json.dumps(event)) <= _MAX_EVENT else None
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        now = time.time()
-        for name in self._list():
-            stem, _, ending = name.rpartition(".")
-            began, stamp = stem.partition("-")[0], _stamp(name)
-            if stamp >= 0:
-                is_foreign = ending == "json" and name[17:25] != client_id[:8]
-                if is_foreign or abs(now - stamp) > (_STALE_SECONDS if ending == "tmp" else _MAX_AGE):
-                    _unlink(self.path(name))
-            elif ending == "sent":
-                self._delete(name)
-            elif ending == "claim" and began.isdigit() and abs(now - int(began) / 1000) > _STALE_SECONDS:
-                self.give_back(self.renew(name))
-            elif ending == "sender" and abs(_age(self.path(name))) > _STALE_SECONDS:
-                _unlink(self.path(name))
-            elif ending == "pause" and now > self._pause(stem)[0] + _MAX_AGE:
+        for ending, seconds in ((".tmp", _STALE_SECONDS), (".pause", _MAX_AGE)):
+            _remove_stale(self._folder, ending, seconds)
+        for name in self.names():
+            if name.endswith(".sent"):
+                self.finish(name)
+            elif name.endswith(".claim") and _age(self.path(name)) > _STALE_SECONDS:
+                taken = f"{name[:8]}-{_unique()}.claim"
+                with suppress(OSError):
+                    os.rename(self.path(name), self.path(taken))  # by one process only
+                    self.give_back(taken)
+            elif re.match("[0-9]{16}-.*json", name) and (
+                    abs(time.time() - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]):
                 _unlink(self.path(name))
 
-    def renew(self, claim: str) -> str:
-        """The claim under a fresh name of ours; an empty text if it is someone else's by now."""
-        fresh = f"{time.time_ns() // 10 ** 6}-{_unique()}.claim"
-        with suppress(OSError):
-            os.rename(self.path(claim), self.path(fresh))
-            return fresh
-        return ""
+    def touch(self, claim: str) -> bool:
+        """Show that this claim's process lives; False if another process took the claim, or deleted it."""
+        try:
+            os.utime(self.path(claim))
+        except OSError:
+            return False
+        return True
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
-        for name in self._list(claim, ".json") if claim else ():
+        for name in self.names(".json", claim):
             with suppress(OSError):
                 os.rename(self.path(claim, name), self.path(name))
-        self._delete(claim)
+        self.finish(claim)
 
     def finish(self, claim: str) -> None:
-        """Delete a claim's events, all or none: none may be left by a kill to be sent again."""
-        done = claim.rpartition(".")[0] + ".sent"
+        """Delete a claim with its events, all or none: none may be left by a kill to be sent again."""
+        done = claim.partition(".")[0] + ".sent"
         with suppress(OSError):
-            os.rename(self.path(claim), self.path(done))
-        self._delete(done)
-
-    def _delete(self, folder: str) -> None:
-        for name in self._list(folder) if folder else ():
-            _unlink(self.path(folder, name))
-        with suppress(OSError):
-            os.rmdir(self.path(folder)) if folder else None
+            if claim != done:
+                os.rename(self.path(claim), self.path(done))
+            for name in self.names("", done):
+                _unlink(self.path(done, name))
+            os.rmdir(self.path(done))
 
     def clear(self) -> None:
         """Delete everything. Raises OSError if something stays."""
         for tries in (2, 1, 0):  # another process may be writing into it just now
-            for name in self._list():
+            for name in self.names():
                 _unlink(self.path(name))
-                self._delete(name)
+                self.finish(name)
             try:
                 return os.rmdir(self._folder)
             except FileNotFoundError:
@@ -998,36 +869,29 @@ class _Outbox:
                 if not tries:
                     raise
 
-    def _pause(self, key: str) -> Tuple[float, int]:
-        """Until when (seconds since 1970) nothing is tried, after how many failures; zeros for none."""
+    def paused(self, key: str) -> Tuple[float, int]:
+        """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
         try:
             record = _parse_object(_read_small(self.path(key + ".pause")))
-            since, seconds, failures = (float(record[part]) for part in ("since", "seconds", "failures"))
-        except (OSError, ValueError, KeyError, TypeError):
+            until, failures = float(record["until"]), int(record["failures"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0.0, 0
-        if since > time.time() + 1:
-            return 0.0, 0  # the clock was set back since: better one try than a pause for years
-        return since + min(seconds, _LAST_PAUSE), int(min(failures, 99))
+        left = until - time.time()  # more than a day: the clock was set back since
+        return (until if 0 < left <= _LAST_PAUSE else 0.0), failures
 
-    def paused_until(self, key: str) -> float:
-        """Until when (seconds since 1970) this destination is left alone; 0 if it isn't."""
-        until = self._pause(key)[0]
-        return until if until > time.time() else 0.0
-
-    def pause(self, destination: _Destination, asked: Optional[float]) -> None:
+    def pause(self, to: _Destination, asked: Optional[float]) -> None:
         """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds."""
-        failures = self._pause(destination.key)[1]
-        if asked is None and self.paused_until(destination.key):
+        until, failures = self.paused(to.key)
+        if asked is None and until:
             return  # another process failed together with us: that is one failure, not two
         seconds = min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE) if asked is None else asked
         with suppress(OSError):
-            self._write(destination.key + ".pause", {
-                "endpoint": _masked(destination.endpoint), "since": time.time(), "seconds": seconds,
-                "failures": failures + 1})
+            self._write(to.key + ".pause", {"endpoint": _masked(to.endpoint), "until": time.time() + seconds,
+                                            "failures": failures + 1})
 
     def resume(self, key: str = "") -> None:
         """Forget the pause of this destination, or of all."""
-        for name in self._list("", key + ".pause"):
+        for name in self.names(key + ".pause"):
             _unlink(self.path(name))
 
 
@@ -1040,46 +904,44 @@ _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault
 
 class _Answer(NamedTuple):
     """What came of a request. `status` 0 means no answer; `retry_after` is the header's text."""
-    status: int
+    status: int = 0
     retry_after: str = ""
 
 
-_NO_ANSWER = _Answer(0)
+def _load_network() -> _Answer:
+    """Import the network code: some 50 ms, once in a process."""
+    import urllib.request  # noqa: F401
+
+    import encodings.idna  # noqa: F401, which a name look-up needs
+    return _Answer()
 
 
-class _Flight(NamedTuple):
-    """A request under way. `deadline` is on the monotonic clock."""
-    claim: _Claim
-    destination: _Destination
-    deadline: float
-
-
-def _opener(endpoint: str) -> OpenerDirector:
-    """An opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
-    forked child), certificates verified, no redirects, no errors raised for a status."""
+def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _Answer:
+    """Send one request. The time limit holds for each socket operation only: the caller bounds the whole, and
+    what was left behind in a name look-up sends no events later than `deadline` (monotonic)."""
     import ssl
-    from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, getproxies_environment
-    proxies = getproxies_environment()
-    opener = OpenerDirector()
-    opener.add_handler(ProxyHandler({name: proxies[name] for name in ("http", "https") if proxies.get(name)}))
-    opener.add_handler(HTTPHandler())
-    if endpoint.lower().startswith("https"):
-        opener.add_handler(HTTPSHandler(context=ssl.create_default_context()))
-    return opener
-
-
-def _post(opener: OpenerDirector, request: _Request) -> _Answer:
-    """Send one request. The time limit holds for each socket operation only: the caller bounds the whole."""
     from http.client import HTTPException
-    from urllib.request import Request
+    from urllib import request as urllib
+
+    def body() -> Iterator[bytes]:
+        if time.monotonic() < deadline:
+            yield data
+
+    url, headers, data = _request(to, events)
+    # an opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
+    # forked child), certificates verified, no redirects, no exception for a status
+    opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment()
+    opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
+                                            if proxies.get(name)}))
+    opener.add_handler(urllib.HTTPHandler())
+    if url.lower().startswith("https"):
+        opener.add_handler(urllib.HTTPSHandler(context=ssl.create_default_context()))
     try:
-        response = opener.open(Request(request.url, request.body, request.headers), None, _REQUEST_SECONDS)
-    except (OSError, HTTPException, ValueError):
-        return _NO_ANSWER
-    if response is None:
-        return _NO_ANSWER  # a proxy of a kind that urllib does not speak
-    with response:
-        return _Answer(response.status, response.headers.get("Retry-After") or "")
+        response = opener.open(urllib.Request(url, body(), headers), None, _REQUEST_SECONDS)
+        with response:  # None for a proxy of a kind that urllib does not speak
+            return _Answer(response.status, response.headers.get("Retry-After") or "")
+    except (OSError, HTTPException, ValueError, AttributeError):
+        return _Answer()
 
 
 def _retry_seconds(text: str) -> Optional[float]:
@@ -1094,245 +956,213 @@ def _retry_seconds(text: str) -> Optional[float]:
 
 
 class _Sender:
-    """Sends the waiting events of one process on daemon threads, which end when nothing is left to send.
+    """Sends the waiting events of one process on two daemon threads, which end when nothing is left to send.
 
-    One thread posts; the other watches the clock, because a name look-up, a TLS handshake or a server that
-    drips can't be interrupted: a request that overruns counts as failed and is left behind on its thread. The
-    caller's thread starts both: since Python 3.12 none can be started once the main thread has ended.
+    One thread decides; the other one loads the network code and posts, and may be left behind there: a name
+    look-up, a TLS handshake or a server that drips can't be interrupted. The caller's thread starts both,
+    because since Python 3.12 none can be started once the main thread has ended.
     """
 
-    def __init__(self, outbox: _Outbox, route: Callable[[], Optional[_Route]],
+    def __init__(self, outbox: _Outbox, look: Callable[[], Optional[_Destination]],
                  swallow: Callable[[Exception], None]) -> None:
-        self.outbox = outbox
-        self._route = route                     # what may be sent now, looked at afresh
-        self._swallow = swallow
-        self._changed = threading.Condition()   # guards all below; disk work under it is short
-        self._run: Optional[object] = None      # stands for the threads; None: they ended, or are left behind
-        self._threads: List[threading.Thread] = []
-        self._flight: Optional[_Flight] = None
-        self._own: Dict[str, None] = {}         # recorded by this object and not known to be delivered
-        self._loading = False
+        self.outbox, self._swallow = outbox, swallow
+        self._look = look                       # where events may go now
+        self._changed = threading.Condition()   # guards all below; reentrant, as signal handlers may record
+        self._runs = False                      # whether the threads have something to do
+        self._threads: Tuple[threading.Thread, ...] = ()
+        self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
-        self._lead = ""                         # the destination for which this process is the one that sends
-        self._leave_by: Optional[float] = None  # monotonic; the exit waits until then for events of this run,
-        self._older_by = 0.0                    # and until then for older ones, if they are leaving already
+        self._busy = ""                         # "loading" or "posting"
+        self._leave_by: Optional[float] = None  # monotonic; until then the exit waits
         self._fair = _FAIR_SECONDS
 
     def add(self, name: str) -> None:
         """Remember an event as one of this run."""
         with self._changed:
             self._own[name] = None
-            while len(self._own) > _MAX_WAITING:
+            if len(self._own) > _MAX_WAITING:
                 del self._own[next(iter(self._own))]
                 self._lost = True
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
         with self._changed:
-            if self._run is None and self._leave_by is None:
-                self._run = object()
-                try:
-                    self._threads = [threading.Thread(None, work, "telemetry", (self._run,), daemon=True)
-                                     for work in (self._watch, self._send)]
-                    for thread in self._threads:
-                        thread.start()
-                except RuntimeError:
-                    self._stop()
+            if self._runs or self._leave_by is not None:
+                return
+            from queue import SimpleQueue  # not needed before
+            calls: SimpleQueue[Any] = SimpleQueue()
+            self._answers: SimpleQueue[Optional[_Answer]] = SimpleQueue()
+            self._threads = tuple(
+                threading.Thread(None, work, "telemetry", (calls, self._answers), daemon=True)
+                for work in (self._decide, self._post))
+            try:
+                self._runs = True
+                for thread in reversed(self._threads):
+                    thread.start()
+            except RuntimeError:
+                self._runs, self._threads = False, ()
+                calls.put(None)
 
-    def _stop(self) -> bool:
-        """Let the threads end, under the lock. Returns False."""
-        self._run = None
-        if self._lead:
-            self.outbox.resign(self._lead)
-        self._lead = ""
-        self._changed.notify_all()
-        return False
-
-    def _send(self, run: object) -> None:
+    def _post(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
         """The posting thread."""
-        try:
-            if self._leads(run):
-                self._load()
-                while self._step(run):
-                    pass
-        except Exception as error:  # broad on purpose: nothing of ours may show up in the host's output
-            self._swallow(error)
-            with self._changed:
-                if self._run is run:
-                    self._settle(self._flight, _NO_ANSWER)
-                    self._stop()
+        for call in iter(calls.get, None):
+            answers.put(_quietly(call, _Answer(), self._swallow))
 
-    def _load(self) -> None:
-        """Import the network code, some 50 ms once in a process; idna is what a name look-up imports."""
-        self._loading = True
-        try:
-            import urllib.request  # noqa: F401
-
-            import encodings.idna  # noqa: F401
-        finally:
-            self._loading = False
-
-    def _leads(self, run: object) -> bool:
-        """Wait for our turn to send; False if others sent what we have meanwhile."""
-        route = self._route()
+    def _decide(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
+        """The deciding thread."""
+        _quietly(partial(self._send, partial(self._ask, calls, answers)), None, self._swallow)
+        calls.put(None)
         with self._changed:
-            while self._run is run and route:
-                mine = [name for name in self._own if os.path.lexists(self.outbox.path(name))]
-                older = self._leave_by is None and self.outbox.waiting(route.client_id, route.destination.key)
-                if not (mine or not self._own and older):
-                    break
-                if self.outbox.lead(route.destination.key):
-                    self._lead = route.destination.key
-                    return True
-                self._changed.wait(0.02)
-            return self._run is run and self._stop()
-
-    def _step(self, run: object) -> bool:
-        """Send one request; False if there is nothing more to send."""
-        route = self._route()
-        opener = _opener(route.destination.endpoint) if route else None
-        flight = self._take(run, route)
-        if route is None or opener is None or flight is None:
-            return False
-        request = _request(route, list(flight.claim.events.values()))
-        flight = self._confirmed(flight, self._route() == route)
-        return flight is not None and self._settle(flight, _post(opener, request))
-
-    def _take(self, run: object, route: Optional[_Route]) -> Optional[_Flight]:
-        """Claim what is to be sent next, or end the run: one step, so that no event falls between."""
-        with self._changed:
-            if self._run is not run:
-                return None
-            is_late = self._leave_by is not None and self._leave_by - time.monotonic() < self._fair
-            if route and not is_late:
-                only_own = self._leave_by is not None and time.monotonic() > self._older_by
-                claim = self.outbox.claim(route, list(self._own), only_own)
-                if claim:
-                    self._flight = _Flight(claim, route.destination, time.monotonic() + _REQUEST_SECONDS)
-                    self._changed.notify_all()
-                    return self._flight
-            self._stop()
-            return None
-
-    def _confirmed(self, flight: _Flight, allowed: bool) -> Optional[_Flight]:
-        """The last look before the request: is it still allowed, are the events still ours?"""
-        with self._changed:
-            if self._flight is not flight:
-                return None
-            claim = self.outbox.renew(flight.claim.folder)
-            if allowed and claim:
-                self._flight = flight._replace(claim=flight.claim._replace(folder=claim))
-                return self._flight
-            self.outbox.give_back(claim)
-            self._flight = None
-            self._stop()
-            return None
-
-    def _watch(self, run: object) -> None:
-        """The watching thread."""
-        with self._changed:
-            while self._run is run:
-                left = self._flight.deadline - time.monotonic() if self._flight else _REQUEST_SECONDS
-                if left <= 0:
-                    self._settle(self._flight, _NO_ANSWER)
-                else:
-                    self.outbox.sign_life(self._lead) if self._lead else None
-                    self._changed.wait(min(left, _LEAD_SECONDS / 6))
-
-    def _settle(self, flight: Optional[_Flight], answer: _Answer) -> bool:
-        """Act on what came of a request; True if delivered. Who comes first settles it."""
-        with self._changed:
-            if flight is None or self._flight is not flight:
-                return False
-            claim, self._flight = flight.claim, None
-            delivered = 200 <= answer.status < 300
-            refused = 400 <= answer.status < 500 and answer.status not in _KEPT_4XX
-            if delivered or refused:
-                self.outbox.finish(claim.folder)
-                self._lost = self._lost or refused and not self._own.keys().isdisjoint(claim.events)
-                for name in claim.events:
-                    self._own.pop(name, None)
-            else:
-                self.outbox.give_back(claim.folder)
+            if threading.current_thread() in self._threads:
+                self._runs = False
             self._changed.notify_all()
-            if delivered:
-                self.outbox.resume(flight.destination.key)
-                return True
-            self.outbox.pause(flight.destination, _retry_seconds(answer.retry_after))
-            return self._stop()
+
+    def _ask(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]], claim: str, busy: str,
+             call: Callable[[], _Answer], deadline: float) -> Optional[_Answer]:
+        """What the posting thread's call returned; None if not by the deadline or the exit's."""
+        from queue import Empty
+        self._busy = busy
+        calls.put(call)
+        try:
+            while True:
+                left = min(deadline, self._leave_by or deadline) - time.monotonic()
+                if left <= 0:
+                    return None
+                with suppress(Empty):
+                    answer = answers.get(True, min(left, _LIFE_SECONDS / 6))
+                    if answer is not None:  # but a nudge to look at the clock
+                        return answer
+                self.outbox.touch(claim)
+        finally:
+            self._busy = ""
+
+    def _send(self, ask: Callable[..., Optional[_Answer]]) -> None:
+        """Claim and post until nothing is left to send. The network code is loaded only for a claim."""
+        is_loaded = False
+        while True:
+            to = self._next()
+            if to is None:
+                return
+            claim = ""
+            if not self.outbox.is_busy(to.key):
+                claim, events = self.outbox.claim(to, self._own, self._leave_by is not None)
+            if not claim:
+                time.sleep(0.02)
+                continue
+            is_loaded = is_loaded or bool(ask(claim, "loading", _load_network, time.monotonic() + 60))
+            if not self._deliver(to if is_loaded else None, claim, events, ask):
+                return
+
+    def _next(self) -> Optional[_Destination]:
+        """Where to send something; None if nothing is left, and the threads end: one step, so that no event
+        falls between."""
+        to = self._look()
+        with self._changed:
+            own = self._own_present(to)
+            here = self.outbox.waiting(to.client_id, to.key) if to else []
+            if self._leave_by is None:  # own events in another process's claim may come back
+                goes_on = bool(here or own.difference(self.outbox.names(".json")))
+            else:
+                goes_on = not own.isdisjoint(here) and self._leave_by - time.monotonic() > self._fair
+            if to and goes_on:
+                return to
+            self._runs = False
+            self._changed.notify_all()
+            return None
+
+    def _own_present(self, to: Optional[_Destination]) -> Set[str]:
+        """Own events that are still on disk. The others were sent by some process, unless sending is not
+        allowed: then `disable` deleted them."""
+        present = self.outbox.present().intersection(self._own)
+        for name in [name for name in self._own if name not in present]:
+            del self._own[name]
+            self._lost = self._lost or to is None
+        return present
+
+    def _deliver(self, to: Optional[_Destination], claim: str, events: Dict[str, Any],
+                 ask: Callable[..., Optional[_Answer]]) -> bool:
+        """Post a claim's events and act on the answer; True if they were delivered."""
+        if not (to and self.outbox.touch(claim) and to == self._look()):  # still ours, and allowed to leave?
+            self.outbox.give_back(claim)
+            return False
+        began = time.monotonic()
+        post = partial(_post, to, list(events.values()), began + _REQUEST_SECONDS)
+        answer = ask(claim, "posting", post, began + _REQUEST_SECONDS)
+        status = answer.status if answer else 0
+        delivered = 200 <= status < 300
+        if not delivered and (answer or time.monotonic() - began >= self._fair):  # no failure if cut too soon
+            self.outbox.pause(to, _retry_seconds(answer.retry_after) if answer else None)
+        if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
+            self.outbox.finish(claim)
+            with self._changed:
+                self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
+                for name in events:
+                    self._own.pop(name, None)
+                self._changed.notify_all()
+        else:
+            self.outbox.give_back(claim)
+        if delivered:
+            self.outbox.resume(to.key)
+        return delivered
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                present = self.outbox.present()
-                for name in [name for name in self._own if name not in present]:
-                    del self._own[name]  # another process sent it, unless `disable` or a refusal took it
-                    self._lost = self._lost or self._route() is None
-                if self._own and self._run is None and self._route():
+        while True:
+            to = self._look()
+            with self._changed:
+                own, left = self._own_present(to), deadline - time.monotonic()
+                if own and to and left > 0:
                     self.wake()
-                left = deadline - time.monotonic()
-                if not self._own or self._run is None or left <= 0:
-                    return not self._own and not self._lost
+                if not own or not self._runs or left <= 0:
+                    return not own and not self._lost
                 self._changed.wait(min(left, 0.05))
 
-    def rest(self, deadline: float) -> None:
-        """Wait until the threads have ended or the deadline (monotonic) has come; an import is waited for."""
-        with self._changed:
-            while self._run and (self._loading or time.monotonic() < deadline):
-                self._changed.wait(0.01)
-        threads, self._threads = self._threads, []
-        for thread in filter(threading.Thread.is_alive, threads):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if threads:
-            time.sleep(0.002)  # a joined thread has some last instructions before it
+    def rest(self) -> None:
+        """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
+        import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
+        began = time.monotonic()
+        for thread in filter(threading.Thread.is_alive, self._threads):
+            while thread.is_alive():
+                if time.monotonic() - began > (10 if self._busy == "loading" else _FAIR_SECONDS):
+                    return
+                thread.join(0.01)
+            time.sleep(0.001)  # a joined thread has some last instructions before it
 
     def leave(self, deadline: float) -> bool:
-        """Wait until this run's events are gone or the deadline (monotonic) has come, and send nothing more.
-        Ctrl-C ends the wait. True if there was something to wait for."""
+        """Let the threads send this run's events until the deadline (monotonic), and nothing more. Ctrl-C
+        ends the wait. True if there was something to wait for."""
         with self._changed:
-            was_busy, self._leave_by = self._run is not None, deadline
-            self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - time.monotonic()) / 2))
-            self._older_by = time.monotonic() + self._fair if self._flight or self._own else 0.0
-            with suppress(KeyboardInterrupt):
-                while self._run and time.monotonic() < deadline and (
-                        self._flight or self._own or time.monotonic() < self._older_by):
-                    # in slices, because Windows lets no Ctrl-C through a wait
-                    self._changed.wait(min(0.05, max(0.0, deadline - time.monotonic())))
-            if self._flight and self._flight.deadline - time.monotonic() > _REQUEST_SECONDS - self._fair:
-                self.outbox.give_back(self._flight.claim.folder)  # too early to call it a failure
-                self._flight = None
-            self._settle(self._flight, _NO_ANSWER)
-            self._stop()
-            return was_busy
+            was_busy, now = self._runs, time.monotonic()
+            self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
+            self._leave_by = deadline if self._own or self._busy == "posting" else now
+        for thread, grace in zip(self._threads, (0.1, 0.02)):
+            while thread.is_alive() and time.monotonic() < self._leave_by + grace:
+                try:
+                    self._answers.put(None)
+                    thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
+                except KeyboardInterrupt:
+                    self._leave_by = time.monotonic()
+            self._leave_by = min(self._leave_by, time.monotonic())  # the other one may be stuck
+        return was_busy
 
 
 # === Telemetry: what the tool calls ===
-
-_ASCII_FRAME = str.maketrans("┌─┐│└┘", "+-+|++")
-
 
 def _say(stream: Optional[TextIO], text: str) -> bool:
     """Write to a standard stream, with `?` for what it can't print; False if it is closed, missing or full.
     Not through its buffer: what stays there after an error fails again when the interpreter ends, and changes
     the exit code."""
-    if stream is None:
-        return False
     try:
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        data = text.encode(encoding, "replace")
-        stream.flush()
-        try:
-            fd = stream.fileno() if os.name != "nt" else -1  # consoles there take text, not bytes
-        except (OSError, ValueError, AttributeError):
-            fd = -1  # no real stream
-        while fd >= 0 and data:
-            data = data[os.write(fd, data):]
-        if fd < 0:
-            stream.write(data.decode(encoding))
-            stream.flush()
-    except Exception:  # broad: a stream may be the host's own object, which raises what it likes
+        data, raw = text.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
+        stream.flush()  # type: ignore[union-attr]
+        if raw is None:  # no real stream
+            stream.write(data.decode(encoding))  # type: ignore[union-attr]
+            stream.flush()  # type: ignore[union-attr]
+        while raw is not None and data:
+            data = data[raw.write(data) or len(data):]
+    except (OSError, ValueError, AttributeError, LookupError, RuntimeError):
         return False
     return True
 
@@ -1340,30 +1170,21 @@ def _say(stream: Optional[TextIO], text: str) -> bool:
 def _notice(product: Product, encoding: Optional[str]) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
-             f"To disable: {product.command} telemetry disable", f"Learn more: {product.docs_url}", ""]
-    lines = lines if product.docs_url else [*lines[:5], ""]
+             f"To disable: {product.command} telemetry disable",
+             *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
     width = max(map(len, lines)) + 3
-    inner = [f"│{('  ' + line).ljust(width)}│" for line in lines]
-    box = "\n".join(["┌" + "─" * width + "┐", *inner, "└" + "─" * width + "┘", ""])
+    box = "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
+                     "└" + "─" * width + "┘", ""])
     try:
         box.encode(encoding or "utf-8")
     except (UnicodeError, LookupError):
-        return box.translate(_ASCII_FRAME)
+        return box.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
     return box
-
-
-class _Situation(NamedTuple):
-    """All that is looked at before anything is recorded or sent."""
-    refusal: str
-    debug: bool
-    ci: bool
-    config: _Config
-    destination: _Destination
 
 
 def _process_state() -> Dict[str, Any]:
     """What all copies of this file and all `Telemetry` objects in this process share: when the exit began,
-    whose notice was shown in this run, the last time stamp. The main thread's object is the one place that
+    whose notice was shown in this run, the last time stamps. The main thread's object is the one place that
     all of them know."""
     state: Dict[str, Any] = threading.main_thread().__dict__.setdefault("_usage_telemetry", {})
     return state
@@ -1383,6 +1204,14 @@ def _next_stamp() -> int:
     return stamp
 
 
+class _Situation(NamedTuple):
+    """All that is looked at before anything is recorded or sent."""
+    refusal: str
+    debug: bool
+    config: _Config = _MISSING
+    destination: _Destination = _Destination("nobody", problem="it is off")
+
+
 class Telemetry:
     """Anonymous usage of one tool. No method raises, waits for the network or prints, except as documented.
 
@@ -1392,14 +1221,13 @@ class Telemetry:
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
                  project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
-        self._product, self._version, self._project = product, _clean_version(version), project
-        self._exit_wait = exit_wait
-        agent = "".join(c if c in _WORD_LETTERS or c == "." else "-" for c in product.command)
-        self._user_agent = f"{agent}/{self._version}"
+        self._product, self._project, self._exit_wait = product, project, exit_wait
+        self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
+        self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        self._files, self._ci = _files(product), is_ci()
         self._closed, self._hooked = False, 0
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
-        self._place: Optional[Tuple[_Files, bool]] = None  # where everything lies, and whether it is CI
-        self._swallowed: Optional[Exception] = None
+        self._swallowed: Optional[Exception] = None  # what should not have happened, for the tests
 
     @property
     def enabled(self) -> bool:
@@ -1432,43 +1260,31 @@ class Telemetry:
         return delivered
 
     def _guarded(self, call: Callable[[], _T], default: _T) -> _T:
-        """The call's result, or the default."""
-        try:
-            return call()
-        except Exception as error:  # broad on purpose: telemetry never breaks its host
-            self._swallow(error)
-            return default
+        return _quietly(call, default, self._swallow)
 
     def _swallow(self, error: Exception) -> None:
-        """Keep an error that should not have happened, for the tests; debug mode shows it."""
         self._swallowed = error
-        if _is_set(os.environ, self._product.env_prefix + "_DEBUG"):
+        if threading.current_thread().name != "telemetry" and self._look().debug:
             self._explain(f"unexpected {type(error).__name__}")
 
-    def _look(self, environ: Mapping[str, str] = os.environ) -> _Situation:
-        """Look at environment, project and config file. Off by environment, no file is touched."""
+    def _look(self, environ: Mapping[str, str] = os.environ, at_all: bool = False) -> _Situation:
+        """Look at environment, project and config file. Off by environment, no file is touched unless we are
+        to look `at_all`."""
         product = self._product
-        refused = _environment_refusal(product, environ)
+        refusal = _environment_refusal(product, environ)
         debug = _is_set(environ, product.env_prefix + "_DEBUG")
-        if refused:
-            return _Situation(refused, debug, False, _MISSING, _Destination("nobody", problem="it is off"))
-        if self._place is None:  # neither changes while we run
-            self._place = _files(product), is_ci(environ)
-        files, ci = self._place
-        config = _read_config(files.config)
-        refusal = _refusal(_project_section(product, self._project), config, files)
-        return _Situation(refusal, debug, ci, config, _destination(product, environ, config))
-
-    def _files(self) -> _Files:
-        return self._place[0] if self._place else _files(self._product)
+        if refusal and not at_all:
+            return _Situation(refusal, debug)
+        config = _read_config(self._files.config)
+        refusal = refusal or _refusal(_project_section(product, self._project), config, self._files)
+        return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
     def _sender(self) -> _Sender:
         """This process's sender."""
-        pid = os.getpid()
-        if pid not in self._senders:
-            outbox = _Outbox(self._files().outbox)
-            self._senders.setdefault(pid, _Sender(outbox, lambda: self._route(self._look()), self._swallow))
-        return self._senders[pid]
+        sender = self._senders.get(os.getpid())
+        if sender is None:
+            sender = _Sender(_Outbox(self._files.outbox), lambda: self._open_way(self._look()), self._swallow)
+        return self._senders.setdefault(os.getpid(), sender)
 
     def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
         seen = self._look()
@@ -1483,128 +1299,99 @@ class Telemetry:
         kept, dropped = _checked(declared, params)
         for name in dropped:
             explain(f"dropped a parameter of {event}: {ascii(name)[:60]} is not declared or not of its kind")
-        shaped = _event(event, kept, declared, self._version, seen.ci, _next_stamp())
+        shaped = _event(event, kept, declared, self._version, self._ci, _next_stamp())
         if seen.debug:
-            self._explain_request(seen, shaped)
+            self._explain_request(seen.destination, shaped)
         elif not seen.destination.problem:  # else there is nobody to send it to
             sender = self._sender()
-            sender.add(sender.outbox.put(self._address(seen), shaped))
-            if wake and self._route(seen):
+            sender.add(sender.outbox.put(seen.destination, shaped))
+            if wake and self._open_way(seen):
                 self._wake()
         return None
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        files = self._files()
+        path = self._files.config
         with suppress(OSError, ValueError):
             if seen.config is _MISSING:
-                _create_config(self._product, files, True)
+                _create_config(self._product, self._files, True)
                 seen = self._look()
             elif not seen.config.client_id:
-                _update_config(files.config, _give_id)
+                _update_config(path, lambda document, config: True)  # which adds one
                 seen = self._look()
-            if not (seen.refusal or seen.ci or seen.config.notice_shown):
-                _update_config(files.config, self._show_notice)
+            if not (seen.refusal or self._ci or seen.config.notice_shown):
+                _update_config(path, self._show_notice)
                 seen = self._look()
-        if not (seen.refusal or seen.config.client_id):
-            return seen._replace(refusal=f"no place for {files.config}")
-        return seen
+        has_place = seen.refusal or seen.config.client_id
+        return seen if has_place else seen._replace(refusal=f"no place for {path}")
 
-    def _show_notice(self, document: Dict[str, Any]) -> bool:
+    def _show_notice(self, document: Dict[str, Any], config: _Config) -> bool:
         """Show the notice, under the config file's lock: who doesn't get it leaves it to who has it."""
-        config, stream = _interpreted(document), sys.stderr
-        if config.notice_shown or not config.enabled:
+        notice = _notice(self._product, getattr(sys.stderr, "encoding", None))
+        if config.notice_shown or not config.enabled or not _say(sys.stderr, notice):
             return False
-        if not _say(stream, _notice(self._product, getattr(stream, "encoding", None))):
-            return False
-        _process_state()[f"notice shown: {self._files().config}"] = True
-        document["hasShownTelemetryNotice"] = True
+        document["hasShownTelemetryNotice"] = _process_state()[f"notice of {self._files.config}"] = True
         return True
 
-    def _address(self, seen: _Situation) -> _Route:
-        return _Route(seen.destination, seen.config.client_id, self._user_agent)
-
-    def _route(self, seen: _Situation) -> Optional[_Route]:
+    def _open_way(self, seen: _Situation) -> Optional[_Destination]:
         """Where events may go now; None for nowhere."""
-        if seen.refusal or seen.debug or seen.destination.problem or not seen.config.client_id:
+        to = seen.destination
+        if seen.refusal or seen.debug or to.problem or not to.client_id:
             return None
         # A user who has just been told must have the time to say no: this run's events wait for the next.
         # Whoever set the destination by environment variable knows, and CI shows no notice.
-        was_told_before = (seen.config.notice_shown and f"notice shown: {self._files().config}"
-                           not in _process_state())
-        if seen.destination.source == "product" and not (seen.ci or was_told_before):
+        is_told = seen.config.notice_shown and f"notice of {self._files.config}" not in _process_state()
+        if to.source == "product" and not (self._ci or is_told):
             return None
-        return None if self._sender().outbox.paused_until(seen.destination.key) else self._address(seen)
+        return None if self._sender().outbox.paused(to.key)[0] else to
 
     def _wake(self) -> None:
         """Start sending, but not from exit handlers of the main thread: nobody would wait."""
         main = threading.main_thread()
-        if main.is_alive() or threading.get_ident() != main.ident:
-            if self._hooked != os.getpid():
-                self._hook()
-            self._sender().wake()
-
-    def _hook(self) -> None:
-        """Be called when this process ends or forks. Children of multiprocessing end without `atexit`."""
-        self._hooked = os.getpid()
-        atexit.register(self._at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._before_fork)
-        util, process = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "process"))
-        if util and process and process.parent_process():
-            util.Finalize(None, self._at_exit, exitpriority=0)
-
-    def _prepare(self) -> None:
-        """Start sending older events while the tool works."""
-        seen = self._look()
-        if self._route(seen) and self._sender().outbox.waiting(seen.config.client_id, seen.destination.key):
-            self._wake()
+        if not main.is_alive() and threading.get_ident() == main.ident:
+            return
+        if self._hooked != os.getpid():
+            self._hooked = os.getpid()
+            atexit.register(self._at_exit)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(before=self._before_fork)
+            util, process = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "process"))
+            if util and process and process.parent_process():  # its children end without `atexit`
+                util.Finalize(None, self._at_exit, exitpriority=0)
+        self._sender().wake()
 
     def _leave(self, deadline: float) -> bool:
         return os.getpid() in self._senders and self._sender().leave(deadline)
 
     def _before_fork(self) -> None:
-        """Let the threads end first, if they do so soon: in the child, a lock that one of them held (that of
-        an import, say) would be held for ever, and Python 3.12 and later warn of a fork beside threads."""
         if os.getpid() in self._senders:
-            self._guarded(lambda: self._sender().rest(time.monotonic() + _FAIR_SECONDS), None)
+            self._guarded(self._sender().rest, None)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
-        began = _process_state().setdefault("exit began", time.monotonic())
-        was_busy = True
+        began, was_busy = _process_state().setdefault("exit began", time.monotonic()), True
         with suppress(KeyboardInterrupt):
             was_busy = self._guarded(lambda: self._leave(began + self._exit_wait), False)
         interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
-            # reminds it: https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c
-            # (run_eval_code_obj)
+            # reminds it: run_eval_code_obj in https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c
             with suppress(KeyboardInterrupt):
                 exec("raise KeyboardInterrupt")
 
     def _explain(self, line: str) -> None:
         _say(sys.stderr, f"[telemetry] {line}\n")
 
-    def _explain_request(self, seen: _Situation, event: Dict[str, Any]) -> None:
+    def _explain_request(self, to: _Destination, event: Dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
-        problem, endpoint = seen.destination.problem, _masked(seen.destination.endpoint)
-        shown = _Destination("") if problem else seen.destination._replace(api_secret="", endpoint=endpoint)
-        request = _request(self._address(seen)._replace(destination=shown), [event])
-        secret = "&api_secret=***" if "?" in request.url else "?api_secret=***"
-        line = f"no destination, nothing would be sent: {problem}"
-        if not problem:
-            line = f"POST {request.url}{secret if seen.destination.api_secret else ''}"
-        headers = [f"{name}: {value}" for name, value in request.headers.items()]
-        self._explain("\n".join(["debug mode, nothing is sent", line, *headers, "", request.body.decode()]))
-
-
-def _give_id(document: Dict[str, Any]) -> bool:
-    """Add the anonymous ID to a config file that someone wrote without one."""
-    section = document.setdefault("telemetry", {})
-    section["anonymousId"] = section.get("anonymousId") or _new_id()
-    return True
+        shown = to._replace(endpoint=_masked(to.endpoint), api_secret="")
+        nowhere = _Destination("nobody", client_id=to.client_id, user_agent=to.user_agent)
+        url, headers, body = _request(nowhere if to.problem else shown, [event])
+        secret = ("&" if "?" in url else "?") + "api_secret=***" if to.api_secret else ""
+        line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}{secret}"
+        self._explain("\n".join(["debug mode, nothing is sent", line, *map(": ".join, headers.items()), "",
+                                 body.decode()]))
 
 
 class _Command:
@@ -1618,9 +1405,15 @@ class _Command:
         self._params.update(params)
 
     def __enter__(self) -> _Command:
-        self._telemetry._guarded(self._telemetry._prepare, None)
+        self._telemetry._guarded(self._send_older, None)
         self._began = time.monotonic()
         return self
+
+    def _send_older(self) -> None:
+        """Start sending older events while the tool works."""
+        to = self._telemetry._open_way(self._telemetry._look())
+        if to and self._telemetry._sender().outbox.waiting(to.client_id, to.key):
+            self._telemetry._wake()
 
     def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
         spent = round((time.monotonic() - self._began) * 1000)
@@ -1657,43 +1450,41 @@ disable   switch it off for this user, and delete what waits
 
 def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
     """The variables of ours that are set, and the effect of each."""
-    prefix, found = product.env_prefix, {}
+    prefix = product.env_prefix
+    is_named = environ.get(f"{prefix}_ENDPOINT", "").strip()
     effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
                f"{prefix}_DEBUG": "shows requests instead of sending them"}
-    for name, effect in effects.items():
-        if name in environ:
-            found[name] = effect if _is_set(environ, name) else "no effect (its value means no)"
+    found = {name: effect if _is_set(environ, name) else "no effect (its value means no)"
+             for name, effect in effects.items() if name in environ}
     for name in (f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"):
         if name in environ:
-            is_used = environ.get(f"{prefix}_ENDPOINT", "").strip() and environ[name].strip()
+            is_used = is_named and environ[name].strip()
             found[name] = "sets the destination" if is_used else f"no effect (empty, or no {prefix}_ENDPOINT)"
     return found
 
 
 def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
     """Everything that `status` shows, as JSON types. Reads only."""
-    files = _files(product)
-    config = _read_config(files.config)
-    refusal = _environment_refusal(product, environ)
-    refusal = refusal or _refusal(_project_section(product, None), config, files)
-    destination = _destination(product, environ, config)
-    outbox = _Outbox(files.outbox)
+    telemetry = Telemetry(product)
+    seen, outbox = telemetry._look(environ, at_all=True), _Outbox(telemetry._files.outbox)
+    config, to, exists = seen.config, seen.destination, seen.config is not _MISSING
     waiting = outbox.waiting(config.client_id) if config.client_id else []
-    paused = 0.0 if destination.problem else outbox.paused_until(destination.key)
-    exists = config is not _MISSING
+    paused = 0.0 if to.problem else outbox.paused(to.key)[0]
     in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
-        "enabled": not refusal,
-        "reason": refusal or _ON,
-        "config_file": {"path": files.config, "exists": exists, "problem": config.problem if exists else ""},
+        "enabled": not seen.refusal,
+        "reason": seen.refusal or _ON,
+        "config_file": {"path": telemetry._files.config, "exists": exists,
+                        "problem": config.problem * exists},
         "anonymous_id": config.client_id,
-        "destination": {"endpoint": "" if destination.problem else _masked(destination.endpoint),
-                        "measurement_id": "" if destination.problem else destination.measurement_id,
-                        "source": destination.source, "problem": destination.problem},
-        "ci": is_ci(environ),
+        "destination": {"endpoint": "" if to.problem else _masked(to.endpoint),
+                        "measurement_id": "" if to.problem else to.measurement_id,
+                        "source": to.source, "problem": to.problem},
+        "ci": telemetry._ci,
         "environment": _variables(product, environ),
-        "waiting": {"events": len(waiting), "since": _now_text(_stamp(waiting[0])) if waiting else None,
-                    "next_attempt": _now_text(paused) if paused else None},
+        "waiting": {"events": len(waiting),
+                    "since": _time_text(int(waiting[0][:16]) / 1e6) if waiting else None,
+                    "next_attempt": _time_text(paused) if paused else None},
         "collected": {event: {name: _kind_name(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS),
@@ -1743,28 +1534,43 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
 
 def _set_enabled(product: Product, enabled: bool) -> None:
     """Write the user's decision, durably. Raises OSError, ValueError when it could not."""
-    files, outbox = _files(product), _Outbox(_files(product).outbox)
-    before = _read_config(files.config)
+    files = _files(product)
+    before, outbox = _read_config(files.config), _Outbox(files.outbox)
 
-    def decide(document: Dict[str, Any]) -> bool:
-        _interpreted(document)
+    def decide(document: Dict[str, Any], config: _Config) -> bool:
         document.setdefault("telemetry", {})["enabled"] = enabled
-        return _give_id(document)
+        return True
 
-    if not files.config:
-        raise FileNotFoundError(errno.ENOENT, "there is no home folder", "~")
     if before.problem and before is not _MISSING:
         if not enabled:
             raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is")
         _patiently(partial(os.replace, files.config, files.config + ".bak"))
-    if before.problem and _create_config(product, files, enabled, durable=True):
-        pass
-    else:
-        _update_config(files.config, decide, 2.0)
+    if before.problem:
+        _create_config(product, files, enabled)
+    _update_config(files.config, decide, 2.0)
     if enabled and before.enabled:
         outbox.resume()
     else:  # also after `enable`: what was recorded in the moment of a `disable` must not leave later
         outbox.clear()
+
+
+def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
+    """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
+    standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    usage = _USAGE.format(command=product.command)
+    if {"-h", "--help"} & set(arguments):
+        _say(sys.stdout, usage)
+    elif arguments in (["enable"], ["disable"]):
+        return _decide(product, arguments == ["enable"])
+    elif sorted(arguments) in (["status"], ["--json", "status"]):
+        status = _status(product)
+        text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
+        _say(sys.stdout, text + "\n")
+    else:
+        _say(sys.stderr, usage)
+        return 2
+    return 0
 
 
 def _decide(product: Product, enabled: bool) -> int:
@@ -1781,25 +1587,6 @@ def _decide(product: Product, enabled: bool) -> int:
     _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
          else f"Telemetry is enabled for this user, but still off here: {reason} says no.\n" if reason != _ON
          else "Telemetry is on. Thank you.\n")
-    return 0
-
-
-def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
-    """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
-    standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    usage = _USAGE.format(command=product.command)
-    if {"-h", "--help"} & set(arguments):
-        _say(sys.stdout, usage)
-    elif arguments in (["enable"], ["disable"]):
-        return _decide(product, arguments == ["enable"])
-    elif sorted(arguments) in (["status"], ["--json", "status"]):
-        status = _status(product)
-        _say(sys.stdout, (json.dumps(status, indent=2) if "--json" in arguments
-                          else "\n".join(_status_lines(status))) + "\n")
-    else:
-        _say(sys.stderr, usage)
-        return 2
     return 0
 
 
