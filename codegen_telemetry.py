@@ -256,10 +256,7 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is not a regular file")
-        data = chunk = os.read(fd, limit + 1)
-        while chunk and len(data) <= limit:
-            chunk = os.read(fd, limit + 1 - len(data))
-            data += chunk
+        data = os.read(fd, limit + 1)
     finally:
         os.close(fd)
     if len(data) > limit:
@@ -342,27 +339,23 @@ def _remove_stale(folder: str, ending: str, seconds: float = _STALE_SECONDS) -> 
 
 
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
-    """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
+    """Make a file that must not exist yet, for its user only. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        try:
-            while data:
-                data = data[os.write(fd, data):]
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError:
-        _unlink(path)
-        raise
+        while data:
+            data = data[os.write(fd, data):]
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
            durable: bool = False) -> None:
     """Write a temporary file beside `path` and `put` it there: complete or not at all. Raises OSError."""
     temporary = f"{path}.{_unique()}.tmp"
-    _write_new(temporary, data, durable)
     try:
+        _write_new(temporary, data, durable)
         _patiently(partial(put, temporary, path))
     finally:
         _unlink(temporary)
@@ -900,12 +893,8 @@ class _Outbox:
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
-
-
-class _Answer(NamedTuple):
-    """What came of a request. `status` 0 means no answer; `retry_after` is the header's text."""
-    status: int = 0
-    retry_after: str = ""
+_Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds that Retry-After asks for
+_NO_ANSWER: _Answer = (0, None)
 
 
 def _load_network() -> _Answer:
@@ -913,7 +902,18 @@ def _load_network() -> _Answer:
     import urllib.request  # noqa: F401
 
     import encodings.idna  # noqa: F401, which a name look-up needs
-    return _Answer()
+    return _NO_ANSWER
+
+
+def _retry_seconds(text: str) -> Optional[float]:
+    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; None for rubbish."""
+    from email.utils import parsedate_to_datetime  # loaded with the network code
+    try:
+        is_date = not text.strip().isdigit()
+        seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
 def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _Answer:
@@ -938,21 +938,12 @@ def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _A
         opener.add_handler(urllib.HTTPSHandler(context=ssl.create_default_context()))
     try:
         response = opener.open(urllib.Request(url, body(), headers), None, _REQUEST_SECONDS)
-        with response:  # None for a proxy of a kind that urllib does not speak
-            return _Answer(response.status, response.headers.get("Retry-After") or "")
-    except (OSError, HTTPException, ValueError, AttributeError):
-        return _Answer()
-
-
-def _retry_seconds(text: str) -> Optional[float]:
-    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; None for rubbish."""
-    from email.utils import parsedate_to_datetime  # loaded with the network code
-    try:
-        is_date = not text.strip().isdigit()
-        seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return min(max(seconds, 1.0), _LAST_PAUSE)
+        if response is None:  # a proxy of a kind that urllib does not speak
+            return _NO_ANSWER
+        with response:
+            return response.status, _retry_seconds(response.headers.get("Retry-After") or "")
+    except (OSError, HTTPException, ValueError):
+        return _NO_ANSWER
 
 
 class _Sender:
@@ -989,27 +980,27 @@ class _Sender:
         with self._changed:
             if self._runs or self._leave_by is not None:
                 return
+            self._runs = True
             from queue import SimpleQueue  # not needed before
             calls: SimpleQueue[Any] = SimpleQueue()
             self._answers: SimpleQueue[Optional[_Answer]] = SimpleQueue()
             self._threads = tuple(
                 threading.Thread(None, work, "telemetry", (calls, self._answers), daemon=True)
-                for work in (self._decide, self._post))
+                for work in (self._decide, self._call))
             try:
-                self._runs = True
                 for thread in reversed(self._threads):
                     thread.start()
             except RuntimeError:
                 self._runs, self._threads = False, ()
                 calls.put(None)
 
-    def _post(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
-        """The posting thread."""
+    def _call(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
+        """The thread that loads and posts."""
         for call in iter(calls.get, None):
-            answers.put(_quietly(call, _Answer(), self._swallow))
+            answers.put(_quietly(call, _NO_ANSWER, self._swallow))
 
     def _decide(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
-        """The deciding thread."""
+        """The deciding thread, which ends the other one."""
         _quietly(partial(self._send, partial(self._ask, calls, answers)), None, self._swallow)
         calls.put(None)
         with self._changed:
@@ -1021,7 +1012,10 @@ class _Sender:
              call: Callable[[], _Answer], deadline: float) -> Optional[_Answer]:
         """What the posting thread's call returned; None if not by the deadline or the exit's."""
         from queue import Empty
-        self._busy = busy
+        with self._changed:  # from here on the exit waits for a request, or it does not begin
+            if self._leave_by and self._leave_by <= time.monotonic():
+                return None
+            self._busy = busy
         calls.put(call)
         try:
             while True:
@@ -1088,10 +1082,10 @@ class _Sender:
         began = time.monotonic()
         post = partial(_post, to, list(events.values()), began + _REQUEST_SECONDS)
         answer = ask(claim, "posting", post, began + _REQUEST_SECONDS)
-        status = answer.status if answer else 0
+        status, asked = answer or _NO_ANSWER
         delivered = 200 <= status < 300
         if not delivered and (answer or time.monotonic() - began >= self._fair):  # no failure if cut too soon
-            self.outbox.pause(to, _retry_seconds(answer.retry_after) if answer else None)
+            self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             self.outbox.finish(claim)
             with self._changed:
@@ -1254,9 +1248,10 @@ class Telemetry:
 
     def close(self, timeout: float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
+        began = time.monotonic()
         delivered, self._closed = self.flush(timeout), True
         atexit.unregister(self._at_exit)
-        self._guarded(lambda: self._leave(time.monotonic()), False)
+        self._guarded(lambda: self._leave(began + timeout), False)  # a request may be under way for others
         return delivered
 
     def _guarded(self, call: Callable[[], _T], default: _T) -> _T:
@@ -1533,7 +1528,7 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
 
 
 def _set_enabled(product: Product, enabled: bool) -> None:
-    """Write the user's decision, durably. Raises OSError, ValueError when it could not."""
+    """Write the user's decision, durably, and delete what waits. Raises OSError, ValueError if it can't."""
     files = _files(product)
     before, outbox = _read_config(files.config), _Outbox(files.outbox)
 
@@ -1541,17 +1536,36 @@ def _set_enabled(product: Product, enabled: bool) -> None:
         document.setdefault("telemetry", {})["enabled"] = enabled
         return True
 
-    if before.problem and before is not _MISSING:
-        if not enabled:
-            raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is")
-        _patiently(partial(os.replace, files.config, files.config + ".bak"))
-    if before.problem:
-        _create_config(product, files, enabled)
-    _update_config(files.config, decide, 2.0)
-    if enabled and before.enabled:
-        outbox.resume()
-    else:  # also after `enable`: what was recorded in the moment of a `disable` must not leave later
-        outbox.clear()
+    try:
+        if before.problem and before is not _MISSING:
+            if not enabled:
+                raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is")
+            _patiently(partial(os.replace, files.config, files.config + ".bak"))
+        if before.problem:
+            _create_config(product, files, enabled)
+        _update_config(files.config, decide, 2.0)
+        if enabled and before.enabled:
+            outbox.resume()
+    finally:
+        if not (enabled and before.enabled):  # after `enable` too: an event may have come during a `disable`
+            outbox.clear()
+
+
+def _decide(product: Product, enabled: bool) -> int:
+    """`enable` and `disable`."""
+    try:
+        _set_enabled(product, enabled)
+    except (OSError, ValueError) as error:
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
+        instead = f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"
+        _say(sys.stderr, f"Could not {'enable' if enabled else 'disable'} telemetry: {reason}\n"
+             + ("" if enabled else instead))
+        return 1
+    reason = Telemetry(product).reason
+    _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
+         else f"Telemetry is enabled for this user, but still off here: {reason} says no.\n" if reason != _ON
+         else "Telemetry is on. Thank you.\n")
+    return 0
 
 
 def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
@@ -1570,23 +1584,6 @@ def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int
     else:
         _say(sys.stderr, usage)
         return 2
-    return 0
-
-
-def _decide(product: Product, enabled: bool) -> int:
-    """`enable` and `disable`."""
-    try:
-        _set_enabled(product, enabled)
-    except (OSError, ValueError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-        instead = f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"
-        _say(sys.stderr, f"Could not {'enable' if enabled else 'disable'} telemetry: {reason}\n"
-             + ("" if enabled else instead))
-        return 1
-    reason = Telemetry(product).reason
-    _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
-         else f"Telemetry is enabled for this user, but still off here: {reason} says no.\n" if reason != _ON
-         else "Telemetry is on. Thank you.\n")
     return 0
 
 

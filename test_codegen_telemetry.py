@@ -2455,6 +2455,21 @@ class FlushTests(DeliveryCase):
                     self.assertEqual(sorted(self.arrivals(servers[name].events)), numbers)
                 self.assertLess(one.exit_seconds, .5)
 
+    def test_close_waits_for_a_request_that_carries_events_of_others(self) -> None:
+        """Cut, it would be repeated: once its own events are gone, the second request has only older ones."""
+        def answer(handler: Any) -> None:
+            threading.Event().wait(.3 if len(server.requests) > 1 else 0)
+            handler.send_response(204)
+            handler.end_headers()
+
+        server = self.server(answer)
+        env = self.environment(server)
+        self.run_child(STORE, env, *range(1, 41))
+        code = "record(50); mine.flush(5); time.sleep(.1); mine.close(5); os._exit(0)"
+        self.assertEqual(self.run_child(code, env).code, 0)
+        self.sweep(env)
+        self.assert_arrived([*range(1, 41), 50], server.events)
+
     def test_true_is_said_only_after_the_answer(self) -> None:
         """However the thread moves the event about meanwhile: claimed, given back, deleted."""
         log = self.home / "arrived"
