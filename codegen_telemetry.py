@@ -1102,15 +1102,17 @@ class _Sender:
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = time.monotonic() + timeout
-        while True:
+        while self._own:
             to = self._look()
             with self._changed:
                 own, left = self._own_present(to), deadline - time.monotonic()
                 if own and to and left > 0:
                     self.wake()
-                if not own or not self._runs or left <= 0:
-                    return not own and not self._lost
-                self._changed.wait(min(left, 0.05))
+                if own and (left <= 0 or not self._runs):
+                    return False
+                if own:
+                    self._changed.wait(min(left, 0.05))
+        return not self._lost
 
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
@@ -1244,14 +1246,14 @@ class Telemetry:
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
-        return self._guarded(lambda: os.getpid() not in self._senders or self._sender().flush(timeout), False)
+        return self._guarded(lambda: self._sender().flush(timeout), False)
 
     def close(self, timeout: float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
         began = time.monotonic()
         delivered, self._closed = self.flush(timeout), True
         atexit.unregister(self._at_exit)
-        self._guarded(lambda: self._leave(began + timeout), False)  # a request may be under way for others
+        self._guarded(lambda: self._sender().leave(began + timeout), False)  # a request may be under way
         return delivered
 
     def _guarded(self, call: Callable[[], _T], default: _T) -> _T:
@@ -1355,18 +1357,14 @@ class Telemetry:
                 util.Finalize(None, self._at_exit, exitpriority=0)
         self._sender().wake()
 
-    def _leave(self, deadline: float) -> bool:
-        return os.getpid() in self._senders and self._sender().leave(deadline)
-
     def _before_fork(self) -> None:
-        if os.getpid() in self._senders:
-            self._guarded(self._sender().rest, None)
+        self._guarded(self._sender().rest, None)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         began, was_busy = _process_state().setdefault("exit began", time.monotonic()), True
         with suppress(KeyboardInterrupt):
-            was_busy = self._guarded(lambda: self._leave(began + self._exit_wait), False)
+            was_busy = self._guarded(lambda: self._sender().leave(began + self._exit_wait), False)
         interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
@@ -1405,7 +1403,7 @@ class _Command:
         return self
 
     def _send_older(self) -> None:
-        """Start sending older events while the tool works."""
+        """Send older events while the tool works."""
         to = self._telemetry._open_way(self._telemetry._look())
         if to and self._telemetry._sender().outbox.waiting(to.client_id, to.key):
             self._telemetry._wake()
