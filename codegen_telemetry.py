@@ -331,11 +331,11 @@ def _age(path: str) -> float:
         return 0.0
 
 
-def _remove_stale(folder: str, ending: str, seconds: float = _STALE_SECONDS) -> None:
-    """Remove files that killed processes left half-written or that nobody needs any more."""
-    for path in [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(ending)]:
-        if _age(path) > seconds:
-            _unlink(path)
+def _remove_stale(folder: str, pattern: str, seconds: float = _STALE_SECONDS) -> None:
+    """Remove files of ours that killed processes left half-written or that nobody needs any more."""
+    for name in os.listdir(folder):
+        if re.fullmatch(pattern, name) and _age(os.path.join(folder, name)) > seconds:
+            _unlink(os.path.join(folder, name))
 
 
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
@@ -377,7 +377,8 @@ def _locked(path: str, wait: float) -> Iterator[None]:
             break
         except FileExistsError:
             if _age(lock) > _STALE_SECONDS:
-                _unlink(lock)
+                with suppress(FileNotFoundError):
+                    os.unlink(lock)
             elif time.monotonic() >= deadline:
                 raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
             else:
@@ -438,7 +439,8 @@ def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool],
                 raise OSError(errno.EBUSY, "another program has just changed it", target)
             os.replace(temporary, target)
 
-        _remove_stale(os.path.dirname(path), ".tmp")
+        folder, name = os.path.split(path)  # where a link leads, there may be files of others
+        _remove_stale(folder, re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp")
         _store(path, _encoded(document), replace, wait > 0)
 
 
@@ -669,7 +671,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
         found = _Destination("product", product.endpoint, product.tracking_id, secret)
         if found.measurement_id in ("", placeholder) or not secret:
             problem = f"{product.command} has no measurement ID and secret of its own"
-    # urllib.parse would take its time to load and say less; no user name, no raw blanks, quotes, <, > or \\
+    # urllib.parse would take its time to load and say less; no user name, no raw blanks, quotes, <, > or backslashes
     url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._~%-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
     if not url or int(url.group(1) or 0) > 65535:
@@ -809,8 +811,8 @@ class _Outbox:
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        for ending, seconds in ((".tmp", _STALE_SECONDS), (".pause", _MAX_AGE)):
-            _remove_stale(self._folder, ending, seconds)
+        _remove_stale(self._folder, ".*[.]tmp")
+        _remove_stale(self._folder, ".*[.]pause", _MAX_AGE)
         for name in self.names():
             if name.endswith(".sent"):
                 self.finish(name)

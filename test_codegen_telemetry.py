@@ -731,6 +731,27 @@ class ConfigTests(BasicCase):
             target.unlink()
         self.assertEqual(list(dotfiles.iterdir()), [])
 
+    @unittest.skipUnless(POSIX, "links need a privilege on Windows")
+    def test_only_leftovers_of_its_own_are_removed(self) -> None:
+        self.write_config()
+        dotfiles = self.new_home("dotfiles")
+        self.config.rename(dotfiles / "real.json")
+        self.config.symlink_to(dotfiles / "real.json")
+        for name in ("notes.tmp", "real.json.tmp", "real.json.mine.tmp", "real.json.123-0123abcd.tmp"):
+            (dotfiles / name).write_text("x")
+            os.utime(str(dotfiles / name), (1, 1))
+        self.assertEqual(self.telemetry("disable").returncode, 0)
+        self.assertEqual({path.name for path in dotfiles.iterdir()},
+                         {"notes.tmp", "real.json", "real.json.mine.tmp", "real.json.tmp"})
+
+    def test_lock_that_can_not_be_removed_holds_nobody_up(self) -> None:
+        self.config.write_text(json.dumps({**self.write_config(), "hasShownTelemetryNotice": False}))
+        (self.folder / "config.json.lock").mkdir()
+        os.utime(str(self.folder / "config.json.lock"), (1, 1))
+        done = self.telemetry("disable")
+        self.assertEqual((done.returncode, "CODEGEN_TELEMETRY_DISABLED=1" in done.stderr), (1, True))
+        self.assertEqual(self.run_code(TRACK, self.environment())[0].returncode, 0)
+
     def test_of_many_that_start_together_one_creates_it_and_one_shows_the_notice(self) -> None:
         code = """
             import json
