@@ -357,6 +357,35 @@ class ShapeTests(BasicCase):
         self.assertLessEqual(len(readers), 1, readers)
         self.assertEqual(uses(self.tree), set().union(*map(uses, functions)), "used at module level")
 
+    def places(self, found: Any) -> List[str]:
+        """The functions in which a node is found, by a predicate, without those around them."""
+        functions = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
+        inner = {function.name: [node for node in ast.walk(function) if found(node)] for function in functions}
+        return sorted(name for name, nodes in inner.items() if nodes)
+
+    def test_network_streams_and_broad_handlers_are_in_one_place_each(self) -> None:
+        def is_network(node: ast.AST) -> bool:
+            names = [alias.name for alias in getattr(node, "names", ()) if isinstance(alias, ast.alias)]
+            whole = [f"{getattr(node, 'module', '')}.{name}" for name in names] + names
+            return isinstance(node, (ast.Import, ast.ImportFrom)) and bool(
+                {"urllib.request", "http.client", "http.client.HTTPException", "socket", "ssl"} & set(whole))
+
+        def is_write(node: ast.AST) -> bool:
+            return isinstance(node, ast.Call) and (
+                getattr(node.func, "id", "") == "print" or isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("write", "writelines") and getattr(node.func.value, "id", "") != "os")
+
+        def is_broad(node: ast.AST) -> bool:
+            named = {getattr(part, "id", "") for part in ast.walk(node)} if isinstance(node, ast.AST) else set()
+            is_suppress = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "suppress"
+            is_handler = isinstance(node, ast.ExceptHandler) and (
+                node.type is None or "Exception" in {getattr(part, "id", "") for part in ast.walk(node.type)})
+            return is_handler or is_suppress and bool(named & {"Exception", "BaseException"})
+
+        self.assertEqual(self.places(is_network), ["_load_network", "_post"])
+        self.assertEqual(self.places(is_write), ["_say"])
+        self.assertEqual(self.places(is_broad), ["_quietly"])
+
 
 class ProductTests(unittest.TestCase):
     """Who is speaking: a value that is right or can't be made."""
@@ -2728,6 +2757,106 @@ class ScheduleTests(DeliveryCase):
             thread.join(3 * WAIT)
         for failure in failures:
             raise failure
+
+
+class HostTests(DeliveryCase):
+    """Hosts that are short of something, or unlike a plain script."""
+
+    def test_interpreters_in_odd_modes(self) -> None:
+        server = self.server()
+        env = self.environment(server, **PATIENT)
+        modes: List[Any] = [(("-X", "dev", "-W", "error", "-bb"), {}), (("-OO", "-bb"), {}), (("-B", "-E"), {}),
+                            (("-S", "-s"), {"LC_ALL": "C", "LANG": "C"}), ((), {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}),
+                            (("-X", "utf8"), {"PYTHONIOENCODING": "ascii"}), (("-u",), {"PYTHONHASHSEED": "0"})]
+        here = f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        program = here + PRELUDE + "record(int(sys.argv[1]))\nassert main(['status']) == 0"
+        children = [self.start(program, {**env, **more}, str(number), flags=flags)
+                    for number, (flags, more) in enumerate(modes, 1)]
+        for mode, ended in zip(modes, self.together(children)):
+            with self.subTest(mode):
+                self.assertEqual((ended.code, ended.err), (0, ""))
+                self.assertIn("Telemetry is on", ended.out)
+        self.assert_arrived(range(1, len(modes) + 1), server.events)
+
+    def test_isolated_mode_with_a_zipped_copy(self) -> None:
+        server = self.server()
+        (self.home / "src" / "its").mkdir(parents=True)
+        (self.home / "src" / "its" / "__init__.py").touch()
+        shutil.copy(str(MODULE), str(self.home / "src" / "its" / "usage.py"))
+        main = "import its.usage\nits.usage.Telemetry(exit_wait=15).track('command_executed', generator_count=1)\n"
+        (self.home / "src" / "__main__.py").write_text(main)
+        zipped = shutil.make_archive(str(self.home / "tool"), "zip", str(self.home / "src"))
+        done = subprocess.run([sys.executable, "-I", zipped], env=self.environment(server), timeout=WAIT,
+                              stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, b"", b""))
+        self.assert_arrived([1], server.events)
+
+    def test_a_low_recursion_limit_and_a_deep_stack(self) -> None:
+        server = self.server()
+        ended = self.run_child("""
+            def deep(frames):
+                return record(1) if not frames else deep(frames - 1)
+            sys.setrecursionlimit(120)
+            try: deep(100)
+            except RecursionError: print("host")
+            sys.setrecursionlimit(1000)
+            record(2)
+        """, self.environment(server, **PATIENT))
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assert_arrived([2], server.events)
+
+    @unittest.skipUnless(POSIX, "needs resource")
+    def test_descriptors_exhausted(self) -> None:
+        """Nothing is printed, the host goes on, and what came before and after arrives."""
+        server = self.server()
+        env = self.environment(server, **PATIENT)
+        ended = self.run_child("""
+            import resource
+            record(1)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            held = []
+            try:
+                while True: held.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError: pass
+            mine.track("command_executed", generator_count=2)
+            print(mine.flush(.2) in (True, False), mine.enabled)
+            for fd in held: os.close(fd)
+            record(3)
+        """, env)
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True False"]))
+        shutil.rmtree(str(self.outbox / "none"), ignore_errors=True)
+        for pause in self.outbox.glob("*.pause"):  # a request may have failed for the want of a socket
+            pause.unlink()
+        self.sweep(env)
+        self.assert_arrived([1, 3], server.events)
+
+    def test_asyncio_host(self) -> None:
+        server = self.server()
+        ended = self.run_child("""
+            import asyncio
+            async def work(number):
+                with mine.command("build", flags=["--watch"]) as command:
+                    await asyncio.sleep(.01)
+                    command.update(generator_count=number)
+            async def main():
+                await asyncio.gather(*(work(number) for number in range(1, 6)))
+                began = time.monotonic()
+                record(6)
+                assert time.monotonic() - began < .5
+            asyncio.run(main())
+        """, self.environment(server, **PATIENT), flags=("-X", "dev", "-W", "error"))
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assert_arrived(range(1, 7), server.events)
+
+    def test_cancelled_and_ended_generators_are_no_success(self) -> None:
+        ended = self.run_child("""
+            import contextlib
+            for error in (GeneratorExit(), SystemExit(), SystemExit(0), SystemExit(1), SystemExit("x"), ValueError()):
+                with contextlib.suppress(BaseException):
+                    with mine.command("x"): raise error
+        """, self.environment(CODEGEN_TELEMETRY_DEBUG="1"))
+        success = re.findall('"success": (true|false)', ended.err)
+        self.assertEqual(success, ["false", "true", "true", "false", "false", "false"])
 
 
 TOOL = '''
