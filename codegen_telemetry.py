@@ -671,7 +671,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
         found = _Destination("product", product.endpoint, product.tracking_id, secret)
         if found.measurement_id in ("", placeholder) or not secret:
             problem = f"{product.command} has no measurement ID and secret of its own"
-    # urllib.parse would take its time to load and say less; no user name, no raw blanks, quotes, <, > or backslashes
+    # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
     url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._~%-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
     if not url or int(url.group(1) or 0) > 65535:

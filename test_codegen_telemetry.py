@@ -358,10 +358,9 @@ class ShapeTests(BasicCase):
         self.assertEqual(uses(self.tree), set().union(*map(uses, functions)), "used at module level")
 
     def places(self, found: Any) -> List[str]:
-        """The functions in which a node is found, by a predicate, without those around them."""
+        """The functions in which a node is found, by a predicate."""
         functions = [node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)]
-        inner = {function.name: [node for node in ast.walk(function) if found(node)] for function in functions}
-        return sorted(name for name, nodes in inner.items() if nodes)
+        return sorted(function.name for function in functions if any(map(found, ast.walk(function))))
 
     def test_network_streams_and_broad_handlers_are_in_one_place_each(self) -> None:
         def is_network(node: ast.AST) -> bool:
@@ -376,7 +375,7 @@ class ShapeTests(BasicCase):
                 and node.func.attr in ("write", "writelines") and getattr(node.func.value, "id", "") != "os")
 
         def is_broad(node: ast.AST) -> bool:
-            named = {getattr(part, "id", "") for part in ast.walk(node)} if isinstance(node, ast.AST) else set()
+            named = {getattr(part, "id", "") for part in ast.walk(node)}
             is_suppress = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "suppress"
             is_handler = isinstance(node, ast.ExceptHandler) and (
                 node.type is None or "Exception" in {getattr(part, "id", "") for part in ast.walk(node.type)})
@@ -2765,11 +2764,12 @@ class HostTests(DeliveryCase):
     def test_interpreters_in_odd_modes(self) -> None:
         server = self.server()
         env = self.environment(server, **PATIENT)
-        modes: List[Any] = [(("-X", "dev", "-W", "error", "-bb"), {}), (("-OO", "-bb"), {}), (("-B", "-E"), {}),
-                            (("-S", "-s"), {"LC_ALL": "C", "LANG": "C"}), ((), {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}),
-                            (("-X", "utf8"), {"PYTHONIOENCODING": "ascii"}), (("-u",), {"PYTHONHASHSEED": "0"})]
+        modes: List[Any] = [
+            (("-X", "dev", "-W", "error", "-bb"), {}), (("-OO", "-bb"), {}), (("-B", "-E"), {}), (("-u",), {}),
+            (("-S", "-s"), {"LC_ALL": "C", "LANG": "C"}), ((), {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}),
+            (("-X", "utf8"), {"PYTHONIOENCODING": "ascii"})]
         here = f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        program = here + PRELUDE + "record(int(sys.argv[1]))\nassert main(['status']) == 0"
+        program = here + PRELUDE + "record(int(sys.argv[1]))\nsys.exit(main(['status']))"
         children = [self.start(program, {**env, **more}, str(number), flags=flags)
                     for number, (flags, more) in enumerate(modes, 1)]
         for mode, ended in zip(modes, self.together(children)):
@@ -2783,8 +2783,9 @@ class HostTests(DeliveryCase):
         (self.home / "src" / "its").mkdir(parents=True)
         (self.home / "src" / "its" / "__init__.py").touch()
         shutil.copy(str(MODULE), str(self.home / "src" / "its" / "usage.py"))
-        main = "import its.usage\nits.usage.Telemetry(exit_wait=15).track('command_executed', generator_count=1)\n"
-        (self.home / "src" / "__main__.py").write_text(main)
+        (self.home / "src" / "__main__.py").write_text(
+            "from its.usage import Telemetry\n"
+            "Telemetry(exit_wait=15).track('command_executed', generator_count=1)\n")
         zipped = shutil.make_archive(str(self.home / "tool"), "zip", str(self.home / "src"))
         done = subprocess.run([sys.executable, "-I", zipped], env=self.environment(server), timeout=WAIT,
                               stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -2824,7 +2825,6 @@ class HostTests(DeliveryCase):
             record(3)
         """, env)
         self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True False"]))
-        shutil.rmtree(str(self.outbox / "none"), ignore_errors=True)
         for pause in self.outbox.glob("*.pause"):  # a request may have failed for the want of a socket
             pause.unlink()
         self.sweep(env)
@@ -2851,7 +2851,7 @@ class HostTests(DeliveryCase):
     def test_cancelled_and_ended_generators_are_no_success(self) -> None:
         ended = self.run_child("""
             import contextlib
-            for error in (GeneratorExit(), SystemExit(), SystemExit(0), SystemExit(1), SystemExit("x"), ValueError()):
+            for error in (GeneratorExit(), SystemExit(), SystemExit(0), SystemExit(1), SystemExit("x"), OSError()):
                 with contextlib.suppress(BaseException):
                     with mine.command("x"): raise error
         """, self.environment(CODEGEN_TELEMETRY_DEBUG="1"))
