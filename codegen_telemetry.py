@@ -194,7 +194,7 @@ class Product(_Fields):
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
                           directory="." + slug.lower(), docs_url="", project_file="")
             fields.update(given)
-        for field in ("name", "command", "directory"):
+        for field in ("command", "name", "directory"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", fields["env_prefix"]):
@@ -244,6 +244,7 @@ class _Config(NamedTuple):
     tracking_id: str = ""
     api_secret: str = ""
     notice_shown: bool = False
+    updated: str = ""
 
 
 _MISSING = _Config("it does not exist")
@@ -287,7 +288,8 @@ def _interpreted(document: Dict[str, Any]) -> _Config:
     if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
     client_id, endpoint, tracking_id, api_secret = (text.strip() for text in texts)
-    return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice)
+    return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice,
+                   str(document.get("lastUpdated")))
 
 
 def _read_config(path: str) -> _Config:
@@ -499,7 +501,7 @@ CI_VARIABLES = (
     ("HARNESS_BUILD_ID", "Harness"), ("HUDSON_URL", "Hudson"), ("PROW_JOB_ID", "Prow"),
     ("SCREWDRIVER", "Screwdriver"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"), ("XCS", "Xcode Server"),
 )
-_PROCESS_START = int(time.time())  # seconds since 1970; GA4's session id
+_PROCESS_START = time.time()  # seconds since 1970; whole ones are GA4's session id
 _PYTHON_VERSION = "%d.%d.%d" % sys.version_info[:3]
 # The category of an exception by the name of its class or a base class: so none of them has to be imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
@@ -635,7 +637,7 @@ def _event(name: str, params: Dict[str, Value], declared: Mapping[str, Kind], ve
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
     return {"name": name, "timestamp_micros": stamp, "params": {
         **params, "cli_version": version, "python_version": _PYTHON_VERSION, "os": sys.platform, "ci": ci,
-        "session_id": _PROCESS_START, "engagement_time_msec": max(1, *spent[:1], 1)}}
+        "session_id": int(_PROCESS_START), "engagement_time_msec": max(1, *spent[:1], 1)}}
 
 
 # === Wire: what does it look like outside? ===
@@ -1182,7 +1184,7 @@ def _notice(product: Product, encoding: Optional[str]) -> str:
 
 def _process_state() -> Dict[str, Any]:
     """What all copies of this file and all `Telemetry` objects in this process share: when the exit began,
-    whose notice was shown in this run, the last time stamps. The main thread's object is the one place that
+    whose notice is shown in this run, the last time stamps. The main thread's object is the one place that
     all of them know."""
     state: Dict[str, Any] = threading.main_thread().__dict__.setdefault("_usage_telemetry", {})
     return state
@@ -1297,7 +1299,8 @@ class Telemetry:
             return explain(f"dropped an event: {ascii(event)[:60]} is not declared")
         kept, dropped = _checked(declared, params)
         for name in dropped:
-            explain(f"dropped a parameter of {event}: {ascii(name)[:60]} is not declared or not of its kind")
+            why = "of its kind" if name in declared else "declared"
+            explain(f"dropped a parameter of {event}: {ascii(name)[:60]} is not {why}")
         shaped = _event(event, kept, declared, self._version, self._ci, _next_stamp())
         if seen.debug:
             self._explain_request(seen.destination, shaped)
@@ -1312,6 +1315,7 @@ class Telemetry:
         """The situation after the config file was made and the notice was shown, if they were due."""
         path = self._files.config
         with suppress(OSError, ValueError):
+            self._is_first_run(seen.config)
             if seen.config is _MISSING:
                 _create_config(self._product, self._files, True)
                 seen = self._look()
@@ -1329,8 +1333,16 @@ class Telemetry:
         notice = _notice(self._product, getattr(sys.stderr, "encoding", None))
         if config.notice_shown or not config.enabled or not _say(sys.stderr, notice):
             return False
-        document["hasShownTelemetryNotice"] = _process_state()[f"notice of {self._files.config}"] = True
+        document["hasShownTelemetryNotice"] = True
         return True
+
+    def _is_first_run(self, config: _Config) -> bool:
+        """Whether the notice is shown in this run: by this process, or by one that ran beside it when it
+        began, which has written the file since."""
+        path, is_new = self._files.config, not config.notice_shown
+        if config.updated >= _time_text(_PROCESS_START) and os.path.exists(path):
+            is_new = is_new or os.stat(path).st_mtime > _PROCESS_START
+        return bool(_process_state().setdefault(f"first run of {path}", is_new))
 
     def _open_way(self, seen: _Situation) -> Optional[_Destination]:
         """Where events may go now; None for nowhere."""
@@ -1339,7 +1351,7 @@ class Telemetry:
             return None
         # A user who has just been told must have the time to say no: this run's events wait for the next.
         # Whoever set the destination by environment variable knows, and CI shows no notice.
-        is_told = seen.config.notice_shown and f"notice of {self._files.config}" not in _process_state()
+        is_told = seen.config.notice_shown and not self._is_first_run(seen.config)
         if to.source == "product" and not (self._ci or is_told):
             return None
         return None if self._sender().outbox.paused(to.key)[0] else to
@@ -1415,7 +1427,8 @@ class _Command:
         self._telemetry._guarded(lambda: self._finish(error, spent), None)
 
     def _finish(self, error: Optional[BaseException], spent: int) -> None:
-        success = error is None or isinstance(error, SystemExit) and error.code in (None, 0)
+        success = error is None or isinstance(error, SystemExit) and error.code in (None, 0) or (
+            type(error).__name__ == "Exit" and getattr(error, "exit_code", 1) == 0)  # click's and typer's
         if not success:
             failed = {"command": self._params["command"], "error_type": error_type(error)}
             self._telemetry._record("error_occurred", failed, wake=False)
@@ -1453,8 +1466,8 @@ def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
              for name, effect in effects.items() if name in environ}
     for name in (f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"):
         if name in environ:
-            is_used = is_named and environ[name].strip()
-            found[name] = "sets the destination" if is_used else f"no effect (empty, or no {prefix}_ENDPOINT)"
+            unused = f"no effect without {prefix}_ENDPOINT" if environ[name].strip() else "no effect (empty)"
+            found[name] = "sets the destination" if is_named and environ[name].strip() else unused
     return found
 
 
@@ -1501,10 +1514,11 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
     config, target, waiting = status["config_file"], status["destination"], status["waiting"]
     found = "exists" if config["exists"] else "does not exist yet"
     found = f"damaged: {config['problem']}" if config["problem"] else found
-    named = f"{target['endpoint']} with ID {target['measurement_id'] or 'none'} (from the {target['source']})"
+    measurement_id = f" with ID {target['measurement_id']}" if target["measurement_id"] else ""
+    named = f"{target['endpoint']}{measurement_id} (from the {target['source']})"
     since = f" since {waiting['since']}" if waiting["since"] else ""
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
-    yield from row("Config file", f"{config['path']} ({found})")
+    yield from row("Config file", f"{config['path'] or 'none'} ({found})")
     yield from row("Anonymous ID", status["anonymous_id"] or "none yet")
     yield from row("Destination", f"none: {target['problem']}" if target["problem"] else named)
     yield from row("Waiting", f"{waiting['events']} events{since}")
@@ -1539,7 +1553,8 @@ def _set_enabled(product: Product, enabled: bool) -> None:
     try:
         if before.problem and before is not _MISSING:
             if not enabled:
-                raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is")
+                raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is, which "
+                                 "keeps telemetry off")
             _patiently(partial(os.replace, files.config, files.config + ".bak"))
         if before.problem:
             _create_config(product, files, enabled)
@@ -1572,6 +1587,8 @@ def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
+               if word not in ("status", "--json", "enable", "disable")]
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
         _say(sys.stdout, usage)
@@ -1582,7 +1599,7 @@ def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
         _say(sys.stdout, text + "\n")
     else:
-        _say(sys.stderr, usage)
+        _say(sys.stderr, "".join(unknown[:1]) + usage)
         return 2
     return 0
 
