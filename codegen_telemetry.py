@@ -27,6 +27,7 @@ What a reviewer may rely on:
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import errno
 import json
@@ -36,8 +37,9 @@ import stat
 import sys
 import threading
 import time
+import weakref
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
 from typing import (TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping,
@@ -167,7 +169,7 @@ class Product(_Fields):
     | `name` | the name in the notice | `command` |
     | `command` | what users type, before `telemetry disable` | `codegen` |
     | `env_prefix` | of `<env_prefix>_DISABLED`, `_DEBUG`, `_ENDPOINT`, ... | `<COMMAND>_TELEMETRY` |
-    | `directory` | folder of config file and outbox, below the home folder unless absolute | `.<command>` |
+    | `directory` | folder of all files, in the home folder unless absolute | `.<command>-telemetry` |
     | `docs_url` | the page that the notice names | none |
     | `endpoint` | where events go: an http(s) URL | Google Analytics 4 |
     | `tracking_id`, `api_secret` | GA4's measurement ID and its secret; nothing is sent without both | none |
@@ -192,7 +194,7 @@ class Product(_Fields):
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
-                          directory="." + slug.lower(), docs_url="", project_file="")
+                          directory=f".{slug.lower()}-telemetry", docs_url="", project_file="")
             fields.update(given)
         for field in ("command", "name", "directory"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
@@ -250,13 +252,17 @@ class _Config(NamedTuple):
 _MISSING = _Config("it does not exist")
 
 
-def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
-    """A regular file's bytes. Raises OSError; ValueError for other kinds, or over `limit` bytes."""
+def _read_small(path: str, limit: int = _MAX_FILE, owned: bool = False) -> bytes:
+    """A regular file's bytes. Raises OSError; ValueError for other kinds, over `limit` bytes, or when neither
+    this user nor the administrator owns what has to be `owned`."""
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is not a regular file")
+        if owned and hasattr(os, "geteuid") and found.st_uid not in (0, os.geteuid()):
+            raise ValueError("it belongs to another user")
         data = os.read(fd, limit + 1)
     finally:
         os.close(fd)
@@ -269,7 +275,6 @@ def _parse_object(data: bytes) -> Dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
         document = json.loads(data.decode("utf-8-sig"))
-        json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON, or nested too deeply") from None
     if not isinstance(document, dict):
@@ -279,23 +284,26 @@ def _parse_object(data: bytes) -> Dict[str, Any]:
 
 def _interpreted(document: Dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
+    json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
     if not isinstance(section, dict) or not isinstance(notice, bool):
         raise ValueError("a value has the wrong type")
     texts = [section.get(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
-    if not all(isinstance(text, str) for text in texts):
+    about = [document.get(key, "") for key in ("version", "lastUpdated")]
+    if not all(isinstance(text, str) for text in texts + about):
         raise ValueError("a value has the wrong type")
     if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
     client_id, endpoint, tracking_id, api_secret = (text.strip() for text in texts)
     return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice,
-                   str(document.get("lastUpdated")))
+                   updated=about[1])
 
 
 def _read_config(path: str) -> _Config:
     """What the config file says. Never raises, never writes."""
     try:
-        return _interpreted(_parse_object(_patiently(partial(_read_small, path))))
+        data = _patiently(partial(_read_small, path, owned=True))
+        return _interpreted(_parse_object(data))
     except (FileNotFoundError, NotADirectoryError):
         return _MISSING
     except OSError as error:
@@ -328,7 +336,7 @@ def _unlink(path: str) -> None:
 def _age(path: str) -> float:
     """Seconds since the file was written, without sign, for clocks are set; 0 if it is gone."""
     try:
-        return abs(time.time() - os.stat(path).st_mtime)
+        return abs(time.time() - os.lstat(path).st_mtime)
     except OSError:
         return 0.0
 
@@ -341,13 +349,16 @@ def _remove_stale(folder: str, pattern: str, seconds: float = _STALE_SECONDS) ->
 
 
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
-    """Make a file that must not exist yet, for its user only. Raises OSError."""
+    """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         while data:
             data = data[os.write(fd, data):]
         if durable:
             os.fsync(fd)
+    except OSError:
+        _unlink(path)
+        raise
     finally:
         os.close(fd)
 
@@ -416,13 +427,17 @@ def _create_config(product: Product, files: _Files, enabled: bool) -> None:
         "version": "1.0.0", "telemetry": {"enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
                                           "trackingId": product.tracking_id},
         "hasShownTelemetryNotice": False})
-    try:
-        _store(path, data, os.link)
-    except FileExistsError:
-        pass  # another process was faster
-    except (OSError, AttributeError, NotImplementedError):  # a file system without hard links
-        with suppress(FileExistsError):
-            _write_new(path, data)
+
+    def put(temporary: str, target: str) -> None:
+        try:
+            os.link(temporary, target)  # exclusive: of many processes one is the first
+        except FileExistsError:
+            pass
+        except (OSError, AttributeError, NotImplementedError):  # a file system without hard links
+            with suppress(FileExistsError):
+                _write_new(target, data)
+
+    _store(path, data, put)
 
 
 def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool], wait: float = 0) -> None:
@@ -474,9 +489,21 @@ def _project_section(product: Product, given: object) -> object:
         return None  # one that can't be read is no answer
 
 
+def _quietly(call: Callable[[], _T], default: _T,
+             swallow: Callable[[Exception], None] = lambda error: None) -> _T:
+    """The call's result, or the default if it raises."""
+    try:
+        return call()
+    except Exception as error:  # broad on purpose: for our threads, and for objects of the host
+        swallow(error)
+        return default
+
+
 def _refusal(project: object, config: _Config, files: _Files) -> str:
     """Who says no first: project, config file, no place for one; empty if nobody does."""
-    if project is False or isinstance(project, Mapping) and project.get("enabled", True) is not True:
+    section: Mapping[str, Any] = project if isinstance(project, Mapping) else {
+        "enabled": project is None or project is True}  # anything else is as good as a no
+    if _quietly(lambda: section.get("enabled", True) is not True, True):  # one that raises, too
         return "project"
     if config is not _MISSING:
         return "" if config.enabled else files.config
@@ -517,16 +544,6 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
 }.items() for name in names.split()})
 
 
-def _quietly(call: Callable[[], _T], default: _T,
-             swallow: Callable[[Exception], None] = lambda error: None) -> _T:
-    """The call's result, or the default if it raises."""
-    try:
-        return call()
-    except Exception as error:  # the one broad handler, for public methods, threads and the host's objects
-        swallow(error)
-        return default
-
-
 def _plain(value: object) -> str:
     """The characters of a text as an exact `str`; empty for anything else."""
     # by the real type, and by no method of the object's own: both may lie
@@ -551,7 +568,8 @@ def input_source(value: object) -> str:
 
 def error_type(exc: object) -> str:
     """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. Never raises."""
-    bases = (exc if isinstance(exc, type) else type(exc)).__mro__
+    kind: Any = exc if issubclass(type(exc), type) else type(exc)
+    bases = kind.__mro__
     names = [base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in bases]
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
 
@@ -587,25 +605,28 @@ def _number(value: Any, least: int = 0) -> Optional[Union[int, float]]:
     return number if least <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
 
 
-def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]]) -> Dict[str, Value]:
+def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]],
+             dropped: List[str]) -> Dict[str, Value]:
     """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
     flat: Dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _number(held, -_MAX_NUMBER)
         flat_name = f"{name}_{option.replace('-', '_')}"
         if _word(option) != option or _name_problem(flat_name, _NUMBER_PARAMS | _TEXT_PARAMS):
-            continue
-        if held is True or held is False or number is not None:
+            dropped.append(f"{name}.{ascii(option)[:40]} has no name for an option")
+        elif held is True or held is False or number is not None:
             flat[flat_name] = held if number is None else number
         elif issubclass(type(held), str):
             flat[flat_name] = _plain(held) if _plain(held) in declared.get(option, ()) else "custom"
+        else:
+            dropped.append(f"{name}.{option} holds no option's value")
     return flat
 
 
-def _shaped(name: str, kind: Kind, value: object) -> Dict[str, Value]:
+def _shaped(name: str, kind: Kind, value: object, dropped: List[str]) -> Dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
     if isinstance(kind, Mapping):
-        return _options(name, value, kind)
+        return _options(name, value, kind, dropped)
     if isinstance(kind, tuple):
         return {name: _plain(value) if _plain(value) in kind else "other"}
     if kind == "flag":
@@ -618,16 +639,18 @@ def _shaped(name: str, kind: Kind, value: object) -> Dict[str, Value]:
 
 def _checked(declared: Mapping[str, Kind],
              params: Mapping[str, object]) -> Tuple[Dict[str, Value], List[str]]:
-    """What may leave of these parameters, and the names of those dropped."""
+    """What may leave of these parameters, and what was dropped and why."""
     kept: Dict[str, Value] = {}
-    dropped = [name for name in params if name not in declared]
+    nothing: Dict[str, Value] = {}
+    dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
     room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
     for name in filter(params.__contains__, declared):
-        nothing: Dict[str, Value] = {}
-        shaped = _quietly(partial(_shaped, name, declared[name], params[name]), nothing)
+        shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), nothing)
         if not shaped:
-            dropped.append(name)
-        kept.update(islice(((key, shaped[key]) for key in shaped if key not in kept), room))
+            dropped.append(f"{name} is not of its kind")
+        mine = [key for key in shaped if key == name or key not in declared]
+        kept.update((key, shaped[key]) for key in mine[:room])
+        dropped += [f"{key} has no room" for key in mine[room:]]
     return kept, dropped
 
 
@@ -655,7 +678,7 @@ class _Destination(NamedTuple):
     @property
     def key(self) -> str:
         """Eight hexadecimal digits that stand for endpoint and measurement ID in the names of files."""
-        from zlib import crc32  # an extension module that a run without telemetry need not load
+        from binascii import crc32  # an extension module that a run without telemetry need not load
         return "%08x" % crc32(f"{self.endpoint}\n{self.measurement_id}".encode())
 
 
@@ -674,10 +697,11 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
         if found.measurement_id in ("", placeholder) or not secret:
             problem = f"{product.command} has no measurement ID and secret of its own"
     # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
-    url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._~%-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
+    url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
     if not url or int(url.group(1) or 0) > 65535:
-        problem = problem or f"the {found.source}'s endpoint is no plain http:// or https:// URL"
+        problem = problem or (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII "
+                              "without a user name")
     elif not (found.measurement_id + found.api_secret).isprintable():
         problem = problem or f"the {found.source}'s ID or secret has characters that can't be sent"
     return found._replace(client_id=config.client_id, user_agent=agent, problem=problem)
@@ -685,7 +709,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
 
 def _masked(url: str) -> str:
     """The URL without its fragment and with the value of any `api_secret` as `***`."""
-    return re.sub(r"(?i)([?&]api_secret=)[^&]*", r"\1***", url.partition("#")[0])
+    return re.sub(r"(?i)([?&;]api(?:_|%5f)secret=)[^&;]*", r"\1***", url.partition("#")[0])
 
 
 def _request(to: _Destination, events: List[Dict[str, Any]]) -> Tuple[str, Dict[str, str], bytes]:
@@ -709,6 +733,7 @@ _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
+_OURS = r"[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)|.*[.]tmp"
 
 
 class _Outbox:
@@ -727,6 +752,7 @@ class _Outbox:
         self._folder = folder
         self._known: List[str] = []  # names of waiting events, oldest first; some may be gone
         self._puts = 0
+        self._skipped: Set[str] = set()  # events that another process took first, or that can't be taken
 
     def path(self, *names: str) -> str:
         return os.path.join(self._folder, *names)
@@ -741,7 +767,7 @@ class _Outbox:
     def waiting(self, client_id: str, key: str = "") -> List[str]:
         """Names of waiting events, oldest first, of this client and destination (of any: no `key`)."""
         pattern = re.compile(f"[0-9]{{16}}-{client_id[:8]}-{key or '[0-9a-f]{8}'}-[0-9a-f]{{8}}.json")
-        return list(filter(pattern.fullmatch, self.names(".json")))
+        return [name for name in self.names(".json") if pattern.fullmatch(name) and name not in self._skipped]
 
     def present(self) -> Set[str]:
         """Names of all events that wait or are being sent."""
@@ -783,6 +809,7 @@ class _Outbox:
         """Take up to 25 waiting events, those named `own` first: the claim's folder (an empty text if there
         are none) and the events by their names."""
         self._tidy(to.client_id)
+        self._skipped.intersection_update(self.names(".json"))
         names = self.waiting(to.client_id, to.key)
         first = sorted(set(own).intersection(names))
         if not names or only_own and not first:
@@ -792,11 +819,15 @@ class _Outbox:
         os.mkdir(self.path(claim), 0o700)
         for name in dict.fromkeys([*first, *names]):
             if len(events) < _MAX_BATCH:
-                with suppress(OSError):  # another process was faster
+                try:
                     event = self._load(self.path(name), to)
                     os.rename(self.path(name), self.path(claim, name))
-                    if event:
-                        events[name] = event
+                except OSError:
+                    self._skipped.add(name)
+                    continue
+                if event:
+                    events[name] = event
+        self.touch(claim)
         if not events:
             self.finish(claim)
         return claim if events else "", events
@@ -805,17 +836,20 @@ class _Outbox:
         """The event in a file; None if that is damaged or was recorded for another destination."""
         try:
             record = _parse_object(_read_small(path))
-        except ValueError:
+            event, size = record.get("event"), len(json.dumps(record, allow_nan=False))
+        except (ValueError, RecursionError):
             return None
         bound_to = [record.get(part) for part in ("endpoint", "measurement_id", "client_id")]
-        event, is_ours = record.get("event"), bound_to == [to.endpoint, to.measurement_id, to.client_id]
-        return event if is_ours and isinstance(event, dict) and len(json.dumps(event)) <= _MAX_EVENT else None
+        is_ours = bound_to == [to.endpoint, to.measurement_id, to.client_id]
+        return event if is_ours and isinstance(event, dict) and size <= _MAX_EVENT else None
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
         _remove_stale(self._folder, ".*[.]tmp")
         _remove_stale(self._folder, ".*[.]pause", _MAX_AGE)
         for name in self.names():
+            if not re.fullmatch(_OURS, name):
+                continue  # none of our business
             if name.endswith(".sent"):
                 self.finish(name)
             elif name.endswith(".claim") and _age(self.path(name)) > _STALE_SECONDS:
@@ -823,14 +857,15 @@ class _Outbox:
                 with suppress(OSError):
                     os.rename(self.path(name), self.path(taken))  # by one process only
                     self.give_back(taken)
-            elif re.match("[0-9]{16}-.*json", name) and (
+            elif name.endswith(".json") and (
                     abs(time.time() - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]):
                 _unlink(self.path(name))
 
     def touch(self, claim: str) -> bool:
         """Show that this claim's process lives; False if another process took the claim, or deleted it."""
+        now = time.time()  # ours: a file server's clock may be another
         try:
-            os.utime(self.path(claim))
+            os.utime(self.path(claim), (now, now))
         except OSError:
             return False
         return True
@@ -846,25 +881,25 @@ class _Outbox:
         """Delete a claim with its events, all or none: none may be left by a kill to be sent again."""
         done = claim.partition(".")[0] + ".sent"
         with suppress(OSError):
-            if claim != done:
-                os.rename(self.path(claim), self.path(done))
-            for name in self.names("", done):
-                _unlink(self.path(done, name))
-            os.rmdir(self.path(done))
+            _patiently(partial(os.rename, self.path(claim), self.path(done)))
+        for folder in (done, claim):  # Windows may refuse to rename it
+            for name in self.names("", folder):
+                _unlink(self.path(folder, name))
+            with suppress(OSError):
+                os.rmdir(self.path(folder))
 
     def clear(self) -> None:
-        """Delete everything. Raises OSError if something stays."""
-        for tries in (2, 1, 0):  # another process may be writing into it just now
-            for name in self.names():
-                _unlink(self.path(name))
-                self.finish(name)
-            try:
-                return os.rmdir(self._folder)
-            except FileNotFoundError:
-                return None
-            except OSError:
-                if not tries:
-                    raise
+        """Delete all that is ours. Raises OSError if something of it stays."""
+        for _ in range(4):  # another process may be writing into it just now
+            ours = list(filter(re.compile(_OURS).fullmatch, self.names()))
+            for name in ours:
+                self.finish(name) if name.endswith((".claim", ".sent")) else _unlink(self.path(name))
+            with suppress(OSError):  # something of others may be in it
+                os.rmdir(self._folder)
+            if not ours:
+                return
+            time.sleep(0.01)
+        raise OSError(errno.ENOTEMPTY, "its outbox can't be emptied", self._folder)
 
     def paused(self, key: str) -> Tuple[float, int]:
         """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
@@ -923,7 +958,6 @@ def _retry_seconds(text: str) -> Optional[float]:
 def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _Answer:
     """Send one request. The time limit holds for each socket operation only: the caller bounds the whole, and
     what was left behind in a name look-up sends no events later than `deadline` (monotonic)."""
-    import ssl
     from http.client import HTTPException
     from urllib import request as urllib
 
@@ -933,17 +967,18 @@ def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _A
 
     url, headers, data = _request(to, events)
     # an opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
-    # forked child), certificates verified, no redirects, no exception for a status
+    # forked child), certificates verified, no redirects, no exception for a status, and no debug output (0),
+    # which a host may have switched on for all connections
     opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment()
     opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
                                             if proxies.get(name)}))
-    opener.add_handler(urllib.HTTPHandler())
+    opener.add_handler(urllib.HTTPHandler(0))
+    opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
     if url.lower().startswith("https"):
-        opener.add_handler(urllib.HTTPSHandler(context=ssl.create_default_context()))
+        import ssl
+        opener.add_handler(urllib.HTTPSHandler(0, context=ssl.create_default_context()))
     try:
         response = opener.open(urllib.Request(url, body(), headers), None, _REQUEST_SECONDS)
-        if response is None:  # a proxy of a kind that urllib does not speak
-            return _NO_ANSWER
         with response:
             return response.status, _retry_seconds(response.headers.get("Retry-After") or "")
     except (OSError, HTTPException, ValueError):
@@ -964,6 +999,7 @@ class _Sender:
         self._look = look                       # where events may go now
         self._changed = threading.Condition()   # guards all below; reentrant, as signal handlers may record
         self._runs = False                      # whether the threads have something to do
+        self._answers: Optional[SimpleQueue[Optional[_Answer]]] = None  # their way to the deciding one
         self._threads: Tuple[threading.Thread, ...] = ()
         self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
@@ -971,8 +1007,13 @@ class _Sender:
         self._leave_by: Optional[float] = None  # monotonic; until then the exit waits
         self._fair = _FAIR_SECONDS
 
-    def add(self, name: str) -> None:
-        """Remember an event as one of this run."""
+    def record(self, to: _Destination, event: Dict[str, Any]) -> None:
+        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
+        try:
+            name = self.outbox.put(to, event)
+        except (OSError, ValueError):
+            self._lost = True
+            raise
         with self._changed:
             self._own[name] = None
             if len(self._own) > _MAX_WAITING:
@@ -984,14 +1025,13 @@ class _Sender:
         with self._changed:
             if self._runs or self._leave_by is not None:
                 return
-            self._runs = True
             from queue import SimpleQueue  # not needed before
             calls: SimpleQueue[Any] = SimpleQueue()
-            self._answers: SimpleQueue[Optional[_Answer]] = SimpleQueue()
-            self._threads = tuple(
-                threading.Thread(None, work, "telemetry", (calls, self._answers), daemon=True)
-                for work in (self._decide, self._call))
+            self._runs, self._answers = True, SimpleQueue()
             try:
+                self._threads = tuple(
+                    threading.Thread(None, work, "telemetry", (calls, self._answers), daemon=True)
+                    for work in (self._run, self._call))
                 for thread in reversed(self._threads):
                     thread.start()
             except RuntimeError:
@@ -1003,7 +1043,7 @@ class _Sender:
         for call in iter(calls.get, None):
             answers.put(_quietly(call, _NO_ANSWER, self._swallow))
 
-    def _decide(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
+    def _run(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
         """The deciding thread, which ends the other one."""
         _quietly(partial(self._send, partial(self._ask, calls, answers)), None, self._swallow)
         calls.put(None)
@@ -1139,7 +1179,7 @@ class _Sender:
         for thread, grace in zip(self._threads, (0.1, 0.02)):
             while thread.is_alive() and time.monotonic() < self._leave_by + grace:
                 try:
-                    self._answers.put(None)
+                    self._answers.put(None) if self._answers else None
                     thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
                 except KeyboardInterrupt:
                     self._leave_by = time.monotonic()
@@ -1150,20 +1190,22 @@ class _Sender:
 # === Telemetry: what the tool calls ===
 
 def _say(stream: Optional[TextIO], text: str) -> bool:
-    """Write to a standard stream, with `?` for what it can't print; False if it is closed, missing or full.
-    Not through its buffer: what stays there after an error fails again when the interpreter ends, and changes
-    the exit code."""
-    try:
-        encoding = getattr(stream, "encoding", None) or "utf-8"
-        data, raw = text.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
-        stream.flush()  # type: ignore[union-attr]
-        if raw is None:  # no real stream
-            stream.write(data.decode(encoding))  # type: ignore[union-attr]
-            stream.flush()  # type: ignore[union-attr]
-        while raw is not None and data:
-            data = data[raw.write(data) or len(data):]
-    except (OSError, ValueError, AttributeError, LookupError, RuntimeError):
-        return False
+    """Write to a standard stream, with `?` for what it can't print; False if it is closed or full."""
+    return _quietly(partial(_write, stream, text), False)  # it may be the host's own object
+
+
+def _write(stream: Any, text: str) -> bool:
+    """Write to a stream, not through its buffer: what stays there after an error fails again when the
+    interpreter ends, and changes the exit code. Raises what the stream raises."""
+    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    data, raw = text.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
+    stream.flush()
+    if raw is None:  # no real stream
+        stream.write(data.decode(encoding))
+        stream.flush()
+    while raw is not None and data:
+        data = data[raw.write(data) or len(data):]
     return True
 
 
@@ -1204,6 +1246,27 @@ def _next_stamp() -> int:
     return stamp
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _never_raises(default: object) -> Callable[[_Method], _Method]:
+    """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error."""
+    def decorate(method: Any) -> Any:
+        @wraps(method)
+        def guarded(self: Telemetry, /, *args: Any, **params: Any) -> Any:
+            try:
+                return method(self, *args, **params)
+            except Exception as error:  # broad on purpose: telemetry never breaks its host
+                self._swallowed = error  # no call in here: the stack may be full
+            try:
+                self._show_swallowed()
+            except Exception:  # the same
+                pass
+            return default
+        return guarded
+    return decorate
+
+
 class _Situation(NamedTuple):
     """All that is looked at before anything is recorded or sent."""
     refusal: str
@@ -1222,51 +1285,59 @@ class Telemetry:
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
                  project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
         self._product, self._project, self._exit_wait = product, project, exit_wait
-        self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
+        self._version = _plain(version)
+        if not re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", self._version):
+            self._version = "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._files, self._ci = _files(product), is_ci()
         self._closed, self._hooked = False, 0
+        self._first_run: Optional[bool] = None
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
         self._swallowed: Optional[Exception] = None  # what should not have happened, for the tests
 
     @property
+    @_never_raises(False)
     def enabled(self) -> bool:
         """Whether events are recorded now."""
-        return self._guarded(lambda: not self._look().refusal, False)
+        return not self._look().refusal
 
     @property
+    @_never_raises("unknown")
     def reason(self) -> str:
         """Who decided: "on by default", a variable, "project", the config file's path, "no place ..."."""
-        return self._guarded(lambda: self._look().refusal or _ON, "unknown")
+        return self._look().refusal or _ON
 
+    @_never_raises(None)
     def track(self, event: str = "", /, **params: object) -> None:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
-        self._guarded(lambda: self._record(event or params.pop("event", ""), params), None)
+        self._record(event or params.pop("event", ""), params)
 
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
         """A context manager that times its block and records `command_executed`, and `error_occurred` if it
         failed. Its `update(**params)` adds what is known only later."""
-        return _Command(self, {**params, "command": name or params.get("name", ""), "flags": flags})
+        name = name or params.pop("name", "")  # type: ignore[assignment]
+        return _Command(self, {**params, "command": name, "flags": flags})
 
+    @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
-        return self._guarded(lambda: self._sender().flush(timeout), False)
+        return self._sender().flush(timeout)
 
+    @_never_raises(False)
     def close(self, timeout: float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
         began = time.monotonic()
         delivered, self._closed = self.flush(timeout), True
         atexit.unregister(self._at_exit)
-        self._guarded(lambda: self._sender().leave(began + timeout), False)  # a request may be under way
+        self._sender().leave(began + timeout)  # a request may be under way
         return delivered
 
-    def _guarded(self, call: Callable[[], _T], default: _T) -> _T:
-        return _quietly(call, default, self._swallow)
-
     def _swallow(self, error: Exception) -> None:
-        self._swallowed = error
-        if threading.current_thread().name != "telemetry" and self._look().debug:
-            self._explain(f"unexpected {type(error).__name__}")
+        self._swallowed = error.with_traceback(None)
+
+    def _show_swallowed(self) -> None:
+        if self._look().debug:
+            self._explain(f"unexpected {type(self._swallowed).__name__}")
 
     def _look(self, environ: Mapping[str, str] = os.environ, at_all: bool = False) -> _Situation:
         """Look at environment, project and config file. Off by environment, no file is touched unless we are
@@ -1296,20 +1367,39 @@ class Telemetry:
         if seen.refusal or self._closed:
             return explain(f"telemetry is off: {seen.refusal or 'closed'}")
         if declared is None or not isinstance(event, str):
-            return explain(f"dropped an event: {ascii(event)[:60]} is not declared")
+            return explain(f"dropped an event: {ascii(_plain(event))[:60]} is not declared")
         kept, dropped = _checked(declared, params)
-        for name in dropped:
-            why = "of its kind" if name in declared else "declared"
-            explain(f"dropped a parameter of {event}: {ascii(name)[:60]} is not {why}")
+        for line in dropped:
+            explain(f"dropped a parameter of {event}: {line}")
         shaped = _event(event, kept, declared, self._version, self._ci, _next_stamp())
         if seen.debug:
             self._explain_request(seen.destination, shaped)
         elif not seen.destination.problem:  # else there is nobody to send it to
-            sender = self._sender()
-            sender.add(sender.outbox.put(seen.destination, shaped))
+            self._sender().record(seen.destination, shaped)
             if wake and self._open_way(seen):
                 self._wake()
         return None
+
+    @_never_raises(None)
+    def _record_command(self, params: Dict[str, object], error: Optional[BaseException]) -> None:
+        """Record a command that ended, and the error that ended it."""
+        if isinstance(error, SystemExit):
+            code: object = error.code or 0 if error.code is None or isinstance(error.code, int) else 1
+        else:  # click and typer end a command by an exception of that name
+            code = getattr(error, "exit_code", 1) if type(error).__name__ == "Exit" else error
+        if code is not None and code != 0:
+            params["success"] = False
+            failed = {"command": params["command"], "error_type": error_type(error)}
+            self._record("error_occurred", failed, wake=False)
+        # who pressed Ctrl-C does not want to wait for us
+        self._record("command_executed", params, wake=not isinstance(error, KeyboardInterrupt))
+
+    @_never_raises(None)
+    def _send_older(self) -> None:
+        """Start sending older events while the tool works."""
+        to = self._open_way(self._look())
+        if to and self._sender().outbox.waiting(to.client_id, to.key):
+            self._wake()
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
@@ -1339,10 +1429,12 @@ class Telemetry:
     def _is_first_run(self, config: _Config) -> bool:
         """Whether the notice is shown in this run: by this process, or by one that ran beside it when it
         began, which has written the file since."""
-        path, is_new = self._files.config, not config.notice_shown
-        if config.updated >= _time_text(_PROCESS_START) and os.path.exists(path):
-            is_new = is_new or os.stat(path).st_mtime > _PROCESS_START
-        return bool(_process_state().setdefault(f"first run of {path}", is_new))
+        if self._first_run is None:
+            path, is_new = self._files.config, not config.notice_shown
+            if config.updated >= _time_text(_PROCESS_START) and os.path.exists(path):
+                is_new = is_new or os.stat(path).st_mtime > _PROCESS_START
+            self._first_run = bool(_process_state().setdefault(f"first run of {path}", is_new))
+        return self._first_run
 
     def _open_way(self, seen: _Situation) -> Optional[_Destination]:
         """Where events may go now; None for nowhere."""
@@ -1358,27 +1450,35 @@ class Telemetry:
 
     def _wake(self) -> None:
         """Start sending, but not from exit handlers of the main thread: nobody would wait."""
-        main = threading.main_thread()
-        if not main.is_alive() and threading.get_ident() == main.ident:
+        main = threading.main_thread()  # asked by another thread, `is_alive` can disturb its end
+        if threading.get_ident() == main.ident and not main.is_alive():
             return
         if self._hooked != os.getpid():
             self._hooked = os.getpid()
             atexit.register(self._at_exit)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(before=self._before_fork)
+                hook = weakref.WeakMethod(self._before_fork)  # it can't be unregistered
+                os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
             util, process = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "process"))
             if util and process and process.parent_process():  # its children end without `atexit`
                 util.Finalize(None, self._at_exit, exitpriority=0)
         self._sender().wake()
 
     def _before_fork(self) -> None:
-        self._guarded(self._sender().rest, None)
+        try:
+            _quietly(self._sender().rest, None, self._swallow)
+        except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
+            _thread.interrupt_main()
+
+    @_never_raises(False)
+    def _leave(self, began: float) -> bool:
+        return self._sender().leave(began + self._exit_wait)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         began, was_busy = _process_state().setdefault("exit began", time.monotonic()), True
         with suppress(KeyboardInterrupt):
-            was_busy = self._guarded(lambda: self._sender().leave(began + self._exit_wait), False)
+            was_busy = self._leave(began)
         interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
@@ -1392,13 +1492,12 @@ class Telemetry:
 
     def _explain_request(self, to: _Destination, event: Dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
-        shown = to._replace(endpoint=_masked(to.endpoint), api_secret="")
+        shown = to._replace(endpoint=_masked(to.endpoint), api_secret="***" if to.api_secret else "")
         nowhere = _Destination("nobody", client_id=to.client_id, user_agent=to.user_agent)
         url, headers, body = _request(nowhere if to.problem else shown, [event])
-        secret = ("&" if "?" in url else "?") + "api_secret=***" if to.api_secret else ""
-        line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}{secret}"
-        self._explain("\n".join(["debug mode, nothing is sent", line, *map(": ".join, headers.items()), "",
-                                 body.decode()]))
+        line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}"
+        self._explain("\n".join(["debug mode, nothing is sent", line.replace("%2A%2A%2A", "***"),
+                                 *map(": ".join, headers.items()), "", body.decode()]))
 
 
 class _Command:
@@ -1412,29 +1511,14 @@ class _Command:
         self._params.update(params)
 
     def __enter__(self) -> _Command:
-        self._telemetry._guarded(self._send_older, None)
+        self._telemetry._send_older()
         self._began = time.monotonic()
         return self
 
-    def _send_older(self) -> None:
-        """Send older events while the tool works."""
-        to = self._telemetry._open_way(self._telemetry._look())
-        if to and self._telemetry._sender().outbox.waiting(to.client_id, to.key):
-            self._telemetry._wake()
-
     def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
         spent = round((time.monotonic() - self._began) * 1000)
-        self._telemetry._guarded(lambda: self._finish(error, spent), None)
-
-    def _finish(self, error: Optional[BaseException], spent: int) -> None:
-        success = error is None or isinstance(error, SystemExit) and error.code in (None, 0) or (
-            type(error).__name__ == "Exit" and getattr(error, "exit_code", 1) == 0)  # click's and typer's
-        if not success:
-            failed = {"command": self._params["command"], "error_type": error_type(error)}
-            self._telemetry._record("error_occurred", failed, wake=False)
-        wake = not isinstance(error, KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait for us
-        params = {"duration": spent, "success": success, **self._params}
-        self._telemetry._record("command_executed", params, wake)
+        params = {"duration": spent, "success": True, **self._params}
+        self._telemetry._record_command(params, error)
 
 
 # === Command line: what the user calls ===
@@ -1454,6 +1538,13 @@ status    show whether telemetry is on, who decided, and what is collected
 enable    switch it on for this user
 disable   switch it off for this user, and delete what waits
 """
+
+
+def _kind_text(kind: Kind) -> str:
+    """A kind with the words that it lets through."""
+    if isinstance(kind, Mapping):
+        return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
+    return kind if isinstance(kind, str) else "choice: " + ", ".join(kind)
 
 
 def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
@@ -1476,7 +1567,7 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
     telemetry = Telemetry(product)
     seen, outbox = telemetry._look(environ, at_all=True), _Outbox(telemetry._files.outbox)
     config, to, exists = seen.config, seen.destination, seen.config is not _MISSING
-    waiting = outbox.waiting(config.client_id) if config.client_id else []
+    waiting = sorted(name for name in outbox.present() if name[17:25] == (config.client_id or "none")[:8])
     paused = 0.0 if to.problem else outbox.paused(to.key)[0]
     in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
@@ -1493,7 +1584,7 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
         "waiting": {"events": len(waiting),
                     "since": _time_text(int(waiting[0][:16]) / 1e6) if waiting else None,
                     "next_attempt": _time_text(paused) if paused else None},
-        "collected": {event: {name: _kind_name(kind) for name, kind in params.items()}
+        "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS),
         "never_collected": list(NEVER_COLLECTED),
@@ -1526,12 +1617,13 @@ def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
         yield from row("Next attempt", f"not before {waiting['next_attempt']}, after a failure")
     yield from row("CI", "yes: no first-run notice" if status["ci"] else "no")
     yield "\nVariables that are set"
-    yield from [f"  {name}: {effect}" for name, effect in status["environment"].items()] or ["  none"]
+    for name, effect in status["environment"].items() or [("none", "")]:
+        yield from wrap(f"{name}: {effect}".rstrip(": "), 79, initial_indent="  ", subsequent_indent=" " * 16)
     yield "\nCollected, and nothing else"
     common = {"with every event": status["collected_with_every_event"]}
     for event, params in {**status["collected"], **common}.items():
         yield f"  {event}"
-        yield from row("", ", ".join(f"{name} ({kind})" for name, kind in params.items()))
+        yield from row("", "; ".join(f"{name} ({kind})" for name, kind in params.items()))
     yield "  kinds"
     yield from (f"    {kind:<13}{text}" for kind, text in KINDS.items())
     yield "\nNever collected"
@@ -1566,19 +1658,20 @@ def _set_enabled(product: Product, enabled: bool) -> None:
             outbox.clear()
 
 
-def _decide(product: Product, enabled: bool) -> int:
+def _decided(product: Product, enabled: bool) -> int:
     """`enable` and `disable`."""
     try:
         _set_enabled(product, enabled)
     except (OSError, ValueError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else error
+        where = getattr(error, "filename", None) or _files(product).config
+        reason = f"{error.strerror}: {where}" if isinstance(error, OSError) else error
         instead = f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"
         _say(sys.stderr, f"Could not {'enable' if enabled else 'disable'} telemetry: {reason}\n"
              + ("" if enabled else instead))
         return 1
     reason = Telemetry(product).reason
     _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
-         else f"Telemetry is enabled for this user, but still off here: {reason} says no.\n" if reason != _ON
+         else f"Telemetry is enabled for this user, but still off here:\n{reason} says no.\n" if reason != _ON
          else "Telemetry is on. Thank you.\n")
     return 0
 
@@ -1586,14 +1679,14 @@ def _decide(product: Product, enabled: bool) -> int:
 def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(map(str, sys.argv[1:] if argv is None else argv))
     unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
                if word not in ("status", "--json", "enable", "disable")]
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
         _say(sys.stdout, usage)
     elif arguments in (["enable"], ["disable"]):
-        return _decide(product, arguments == ["enable"])
+        return _decided(product, arguments == ["enable"])
     elif sorted(arguments) in (["status"], ["--json", "status"]):
         status = _status(product)
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))

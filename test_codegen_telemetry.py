@@ -382,8 +382,8 @@ class ShapeTests(BasicCase):
             return is_handler or is_suppress and bool(named & {"Exception", "BaseException"})
 
         self.assertEqual(self.places(is_network), ["_load_network", "_post"])
-        self.assertEqual(self.places(is_write), ["_say"])
-        self.assertEqual(self.places(is_broad), ["_quietly"])
+        self.assertEqual(self.places(is_write), ["_write"])
+        self.assertEqual(set(self.places(is_broad)) - {"decorate", "guarded"}, {"_never_raises", "_quietly"})
 
 
 class ProductTests(unittest.TestCase):
@@ -573,9 +573,20 @@ class ConsentTests(BasicCase):
                 for value in (True, False, None, 1, 0, "true", "no", [])]
         rows += [dict(project=project, on=True) for project in ({}, None,
                                                                 {"endpoint": "http://127.0.0.1:1/"})]
+        rows += [dict(project=project, on=project is True)
+                 for project in (True, False, 0, 5, "off", "on", [], [1])]
         for row, answer in zip(rows, self.ask(self.decide, rows)):
             with self.subTest(row):
                 self.assertEqual(answer, [True, "on by default"] if row["on"] else [False, "project"])
+
+    def test_project_that_raises_says_no(self) -> None:
+        code = """
+            class Raises(dict):
+                def get(self, *args): raise ZeroDivisionError
+            telemetry = Telemetry(project=Raises(enabled=True))
+            answers += [telemetry.enabled, telemetry.reason, said(lambda: telemetry.track("init_executed"))]
+            """
+        self.assertEqual(self.ask(code, []), [False, "project", [None, "", ""]])
 
     def test_project_file_in_the_working_directory_is_read(self) -> None:
         code = """
@@ -593,7 +604,8 @@ class ConsentTests(BasicCase):
         table = [("file", section % text, on) for text, on in (
             ('{"enabled": false}', False), ('{"enabled": true}', True), ('{"enabled": 1}', False),
             ('{"enabled": "true"}', False), ('{"enabled": null}', False), ("{}", True), ("null", True),
-            ("false", False))]
+            ("false", False), ("true", True), ("0", False), ('"off"', False), ("[]", False),
+            ('{"enabled": false}, "limit": 1e999', False), ('{"enabled": false}, "limit": NaN', False))]
         table += [("file", text, True) for text in ("", "{", "[]", "5", '{"a": 1}', "\xff", "[" * 9999)]
         table += [("file", '{"telemetry": {"enabled": false}, "x": "%s"}' % ("x" * 70000), False),
                   ("folder", "", True)]
@@ -611,6 +623,8 @@ class ConsentTests(BasicCase):
         files += [json.dumps({**good, "telemetry": value}).encode() for value in (None, [], "x", True, 1)]
         files += [json.dumps({**good, "hasShownTelemetryNotice": value}).encode()
                   for value in (None, 1, "yes", [])]
+        files += [json.dumps({**good, key: value}).encode() for key in ("version", "lastUpdated")
+                  for value in (None, 1, True, [], {})]
         files += [json.dumps({**good, "telemetry": {**good["telemetry"], key: value}}).encode()
                   for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")
                   for value in (None, 1, True, [], {})]
@@ -663,6 +677,13 @@ class ConsentTests(BasicCase):
         self.write_config()
         self.config.chmod(0)
         self.assertEqual(self.ask(self.decide, [{}]), [[False, str(self.config)]])
+
+    @unittest.skipUnless(IS_ROOT, "only root can make a file of somebody else")
+    def test_config_of_another_user_means_off(self) -> None:
+        self.write_config()
+        for owner, expected in ((65534, False), (0, True)):
+            os.chown(str(self.config), owner, owner)
+            self.assertEqual(self.ask(self.decide, [{}])[0][0], expected)
 
     def test_no_place_for_a_config_file_means_off(self) -> None:
         (self.home / "file").write_text("x")
@@ -771,6 +792,37 @@ class ConfigTests(BasicCase):
         self.assertEqual(self.telemetry("disable").returncode, 0)
         self.assertEqual({path.name for path in dotfiles.iterdir()},
                          {"notes.tmp", "real.json", "real.json.mine.tmp", "real.json.tmp"})
+
+    @unittest.skipUnless(POSIX, "needs resource")
+    def test_a_full_disk_leaves_nothing_half_written(self) -> None:
+        code = """
+            import resource, signal, sys
+            from codegen_telemetry import *
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+            Telemetry().track("init_executed", completed=True)
+            print(main(["disable"]))
+            """
+        for size in ("0", "5", "100"):  # bytes that still fit: the lock does, with the last
+            done, _ = self.run_code(code, self.environment(), size)
+            self.assertEqual((done.returncode, done.stdout), (0, "1\n"), done.stderr)
+            self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", done.stderr)
+            self.assertNotIn("None", done.stderr)
+            self.assertEqual([path.name for path in self.folder.iterdir()], [])
+        self.assertEqual(self.telemetry("disable").returncode, 0)
+
+    def test_disable_deletes_what_is_ours_and_nothing_else(self) -> None:
+        server = self.server(503)
+        self.run_code(TRACK, self.environment(server))
+        self.assertEqual(len(self.waiting()), 1)
+        for name in ("draft.eml", "x/y/z", "0000.claim/a.json", "mine.json", "notes.sent/b"):
+            (self.outbox / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.outbox / name).write_text("x")
+        before = {str(path.relative_to(self.outbox)) for path in self.outbox.rglob("*") if path.is_file()}
+        self.assertEqual(self.telemetry("disable").returncode, 0)
+        after = {str(path.relative_to(self.outbox)) for path in self.outbox.rglob("*") if path.is_file()}
+        self.assertEqual(after, {"draft.eml", "x/y/z", "0000.claim/a.json", "mine.json", "notes.sent/b"})
+        self.assertGreater(len(before), len(after))
 
     def test_lock_that_can_not_be_removed_holds_nobody_up(self) -> None:
         self.config.write_text(json.dumps({**self.write_config(), "hasShownTelemetryNotice": False}))
@@ -1234,6 +1286,42 @@ class EventTests(BasicCase):
                             "{'o' + chr(97 + n // 26) + chr(97 + n % 26): 1 for n in range(500)}")])[0]
         self.assertTrue(10 <= len(found) <= 25)
 
+    def test_an_option_does_not_take_the_place_of_a_parameter(self) -> None:
+        code = """
+            product = Product(command="its", events={"seen": {"opts": "options", "opts_count": "count"}})
+            options = {"count": "zzz", "more": 1}
+            text = said(lambda: Telemetry(product).track("seen", opts=options, opts_count=3))[2]
+            params = shown(text)["events"][0]["params"]
+            answers.append({name: held for name, held in params.items() if "opts" in name})
+            """
+        self.assertEqual(self.ask(code, [], self.environment(ITS_TELEMETRY_DEBUG="1")),
+                         [{"opts_more": 1, "opts_count": 3}])
+
+    def test_a_full_stack_is_the_hosts_own(self) -> None:
+        """However little is left of it, nothing comes out of `track` and the others."""
+        code = """
+            import traceback
+            def deep(frames, call):
+                return deep(frames - 1, call) if frames else call()
+            def reached(call):  # the depths at which the error comes from inside of a call
+                inside = []
+                for left in range(90):
+                    try: deep(left, call)
+                    except RecursionError as error:
+                        if "codegen_telemetry.py" in traceback.extract_tb(error.__traceback__)[-1].filename:
+                            inside.append(left)
+                return inside
+            telemetry = Telemetry()
+            telemetry.track("init_executed"), telemetry.reason, telemetry.flush(0)
+            def command():
+                with telemetry.command("x"): pass
+            sys.setrecursionlimit(len(traceback.extract_stack()) + 60)
+            answers += [reached(lambda: telemetry.track("init_executed")), reached(lambda: telemetry.enabled),
+                        reached(lambda: telemetry.flush(0))]
+            sys.setrecursionlimit(1000)
+            """
+        self.assertEqual(self.ask(code, [], self.environment(CI="1")), [[], [], []])
+
     def test_every_event_says_what_ran_and_nothing_more(self) -> None:
         code = """
             product = Product(command="its", events={"seen": {"ms": "milliseconds"}})
@@ -1645,6 +1733,42 @@ class DebugTests(BasicCase):
         for text, name in zip(answers, ("nope_event", "path", "completed")):
             self.assertIn(name, text)
         self.assertIn("no destination", answers[1])
+
+    def test_shows_each_option_that_is_dropped(self) -> None:
+        code = """
+            options = {"a": [1], "Bad Name": 1, "ok": True, "c": None}
+            options.update(("p" + chr(97 + n), n) for n in range(26))
+            answers.append(said(lambda: Telemetry().track("generator_used", options=options))[2])
+            """
+        self.write_config()
+        text = self.ask(code, [], self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        for part in ("options.a holds", "'Bad Name' has no name", "options.c holds", "options_pz has no"):
+            self.assertIn(part, text)
+        self.assertIn('"options_ok": true', text)
+
+    def test_what_is_passed_by_name_is_no_parameter(self) -> None:
+        code = """
+            def work():
+                with Telemetry().command(name="generate"): pass
+                Telemetry().track(event="init_executed")
+            answers.append(said(work)[2])
+            """
+        self.write_config()
+        text = self.ask(code, [], self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        self.assertNotIn("dropped", text)
+        self.assertIn('"command": "generate"', text)
+        self.assertIn('"init_executed"', text)
+
+    def test_url_is_exactly_the_one_that_is_sent(self) -> None:
+        self.write_config()
+        server = self.server()
+        for query in ("", "?", "?a=1", "?a=1&", "#x", "?&&b=%20"):
+            env = self.environment(server, CODEGEN_TELEMETRY_ENDPOINT=server.url + query,
+                                   CODEGEN_TELEMETRY_API_SECRET="s3/cret")
+            shown = self.run_code(TRACK, {**env, "CODEGEN_TELEMETRY_DEBUG": "1"})[0].stderr
+            self.run_code(TRACK, env)
+            sent = server.arrived.get(timeout=WAIT)[0].replace("s3%2Fcret", "***")
+            self.assertIn(f"POST http://127.0.0.1:{server.port}{sent}\n", shown)
 
     def test_says_why_telemetry_is_off(self) -> None:
         code = "answers.append(said(lambda: Telemetry(project=rows).track('init_executed'))[1:])"
@@ -2154,6 +2278,29 @@ class CrowdTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err), (3, ""))
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_fork_in_the_run_of_the_notice_sends_nothing(self) -> None:
+        """To the product's own destination, nor does a fork from another thread."""
+        self.config.unlink()
+        server = self.server()
+        code = """
+            own = Telemetry(Product(endpoint=sys.argv[1], tracking_id="G-1", api_secret="own"))
+            record(1, own)
+            def work(number):
+                child = os.fork()
+                if not child:
+                    record(number, own)
+                    own.flush(1)
+                    os._exit(0)
+                os.waitpid(child, 0)
+            work(2)
+            thread = threading.Thread(target=work, args=(3,))
+            thread.start()
+            thread.join()
+        """
+        ended = self.run_child(code, self.environment(), server.url, flags=("-W", "ignore"))
+        self.assertEqual((ended.code, server.requests, len(self.waiting())), (0, [], 3))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_multiprocessing(self) -> None:
         (self.home / "job.py").write_text(PRELUDE + "def work(number): record(number)\n")
         server = self.server()
@@ -2266,6 +2413,7 @@ BREAKAGES = {
     "look-up fails": "import socket\ndef refuse(*a, **k): raise socket.gaierror(-2, 'no such name')\n"
                      "socket.getaddrinfo = refuse",
     "proxy dead": "os.environ['HTTP_PROXY'] = 'http://127.0.0.1:9'",
+    "proxy of another kind": "os.environ['http_proxy'] = 'socks5' + sys.argv[1][4:]",
     "proxy malformed": "os.environ['http_proxy'] = 'socks5://[::'",
     "plain server, https": "os.environ['CODEGEN_TELEMETRY_ENDPOINT'] = 'https' + sys.argv[1][4:]",
     "refused": "os.environ['CODEGEN_TELEMETRY_ENDPOINT'] = 'http://127.0.0.1:9/collect'",
@@ -2454,6 +2602,7 @@ class ExitTests(DeliveryCase):
     def test_no_thread_to_be_had(self) -> None:
         server = self.server()
         env = self.environment(server)
+        no_object = "class Refused:\n    def __init__(self, *a, **k): lonely()\nthreading.Thread = Refused\n"
         second_fails = textwrap.dedent("""
             start, begun = threading.Thread.start, []
             def once(thread):
@@ -2461,14 +2610,23 @@ class ExitTests(DeliveryCase):
                 return start(thread) if len(begun) == 1 else lonely()
             threading.Thread.start = once
         """)
-        for number, code in enumerate(("threading.Thread.start = lonely\n", second_fails), 1):
+        for number, code in enumerate(("threading.Thread.start = lonely\n", second_fails, no_object), 1):
             ended = self.run_child(f"{code}record({number})\nprint(mine.flush())\nending()", env,
                                    flags=STRICT)
             self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["False"]))
             self.assertLess(ended.exit_seconds, .5)
-        self.assertEqual((len(self.waiting()), server.requests), (2, []))
+        self.assertEqual((len(self.waiting()), server.requests), (3, []))
         self.sweep(env)
-        self.assert_arrived([1, 2], server.events)
+        self.assert_arrived([1, 2, 3], server.events)
+
+    def test_a_hosts_debugging_of_its_own_connections_shows_none_of_ours(self) -> None:
+        ended = self.run_child("""
+            import http.client
+            http.client.HTTPConnection.debuglevel = 1
+            record(1)
+            print(mine.flush(5))
+        """, self.environment(self.server()))
+        self.assertEqual((ended.out, ended.err), ("#1\nTrue\n", ""))
 
     def test_nothing_is_printed_over_many_exits(self) -> None:
         slow = self.server(lambda handler: (threading.Event().wait(.1), handler.send_response(204),
@@ -2618,6 +2776,50 @@ class BoundTests(DeliveryCase):
         self.assertEqual(self.run_child("record(2)\nprint(mine.flush(5))", env).lines, ["True"])
         self.sweep(env)
         self.assert_arrived([1, 2], server.events[1:])
+
+    def test_what_can_not_be_taken_is_left_and_what_is_damaged_is_thrown_away(self) -> None:
+        """Neither keeps a thread busy, nor anything else from leaving."""
+        server = self.server()
+        env = self.environment(server)
+        self.run_child(STORE, env, 1, 2, 3)
+        first, second, third = sorted(self.outbox.glob("*.json"))
+        first.unlink()
+        first.symlink_to("nowhere")
+        second.write_text(second.read_text().replace('"generator_count": 2', '"generator_count": NaN'))
+        ended = self.run_child("""
+            record(4)
+            print(mine.flush(5))
+            for thread in threading.enumerate():
+                if thread is not threading.main_thread(): thread.join(2)
+            print(threading.active_count(), len(waiting()))
+        """, env)
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True", "1 1"]))
+        self.assert_arrived([3, 4], server.events)
+
+    def test_status_counts_what_is_being_sent_too(self) -> None:
+        env = self.environment(self.server())
+        self.run_child(STORE, env, 1, 2)
+        claim = self.outbox / "01234567-1-0123abcd.claim"
+        claim.mkdir()
+        for path in self.outbox.glob("*.json"):
+            path.rename(claim / path.name)
+        lines = self.run_child("main(['status', '--json'])", env).lines
+        self.assertEqual(json.loads("\n".join(lines))["waiting"]["events"], 2)
+
+    def test_objects_that_were_closed_are_freed(self) -> None:
+        ended = self.run_child("""
+            import gc, weakref
+            found = []
+            for number in (1, 2, 3):
+                telemetry = Telemetry()
+                record(number, telemetry)
+                telemetry.close(5)
+                found.append(weakref.ref(telemetry))
+            del telemetry
+            for _ in range(3): gc.collect()
+            print([ref() for ref in found])
+        """, self.environment(self.server()))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["[None, None, None]"]))
 
     def test_events_stay_with_their_destination(self) -> None:
         here, there = self.server(), self.server()
@@ -2986,7 +3188,7 @@ class MainJobTests(Case):
         self.assertEqual(path, "/collect?measurement_id=own&api_secret=s3cret")
         self.assertEqual(headers["User-Agent"], "mytool/0.57.0")
         clients = {document["client_id"] for _, _, document in self.collector.requests}
-        self.assertEqual(clients, {json.loads((self.home / ".mytool/config.json").read_text())
+        self.assertEqual(clients, {json.loads((self.home / ".mytool-telemetry/config.json").read_text())
                                    ["telemetry"]["anonymousId"]})
         self.assertNotIn("secret-project", json.dumps(self.collector.requests))
         self.assertNotIn("/home/ada", json.dumps(self.collector.requests))
@@ -2999,7 +3201,7 @@ class MainJobTests(Case):
             self.assertNotIn("Traceback", self.tool(*arguments).stderr)
         status = json.loads(self.tool("telemetry", "status", "--json").stdout)
         self.assertIs(status["enabled"], False)
-        self.assertEqual(status["reason"], str(self.home / ".mytool/config.json"))
+        self.assertEqual(status["reason"], str(self.home / ".mytool-telemetry/config.json"))
         self.assertEqual(len(self.collector.events), arrived)
         self.assertEqual(self.tool("telemetry", "enable").returncode, 0)
         self.tool("init", DO_NOT_TRACK="1")
@@ -3101,7 +3303,7 @@ class DocumentTests(Case):
             if ":8000" in content or "8000)" in content or "events.jsonl" in content:
                 continue  # test_receiver_works
             with self.subTest(block=content.splitlines()[0], number=index):
-                for folder in (self.folder, self.home / ".mytool"):  # each block is somebody's first run
+                for folder in (self.folder, self.home / ".mytool-telemetry"):  # each is somebody's first run
                     shutil.rmtree(str(folder), ignore_errors=True)
                 if language == "python":
                     self.program(place, content)
