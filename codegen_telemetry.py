@@ -274,7 +274,8 @@ def _read_small(path: str, limit: int = _MAX_FILE, owned: bool = False) -> bytes
 def _parse_object(data: bytes) -> Dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
-        document = json.loads(data.decode("utf-8-sig"))
+        # the byte order mark by hand: a signal handler may come while its codec is being loaded
+        document = json.loads(data[3 * data.startswith(b"\xef\xbb\xbf"):].decode("utf-8"))
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON, or nested too deeply") from None
     if not isinstance(document, dict):
@@ -780,8 +781,14 @@ class _Outbox:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         stem = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}"
         name = f"{stem}-{os.urandom(4).hex()}.json"
-        self._write(name, {"endpoint": to.endpoint, "measurement_id": to.measurement_id,
-                           "client_id": to.client_id, "event": event})
+        data = json.dumps({"endpoint": to.endpoint, "measurement_id": to.measurement_id,
+                           "client_id": to.client_id, "event": event}, allow_nan=False).encode()
+        try:
+            _store(self.path(name), data)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(self._folder, 0o700)
+            _store(self.path(name), data)
         self._known.append(name)
         self._puts += 1
         if self._puts % 50 == 1:  # a look costs time
@@ -789,15 +796,6 @@ class _Outbox:
         while len(self._known) > _MAX_WAITING:
             _unlink(self.path(self._known.pop(0)))
         return name
-
-    def _write(self, name: str, record: Dict[str, Any]) -> None:
-        data = json.dumps(record, allow_nan=False).encode("ascii")
-        try:
-            _store(self.path(name), data)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700)
-            _store(self.path(name), data)
 
     def is_busy(self, key: str) -> bool:
         """Whether some process sends to this destination now: it may take along what the others recorded, so
@@ -917,9 +915,9 @@ class _Outbox:
         if asked is None and until:
             return  # another process failed together with us: that is one failure, not two
         seconds = min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE) if asked is None else asked
+        record = {"endpoint": _masked(to.endpoint), "until": time.time() + seconds, "failures": failures + 1}
         with suppress(OSError):
-            self._write(to.key + ".pause", {"endpoint": _masked(to.endpoint), "until": time.time() + seconds,
-                                            "failures": failures + 1})
+            _store(self.path(to.key + ".pause"), json.dumps(record).encode())
 
     def resume(self, key: str = "") -> None:
         """Forget the pause of this destination, or of all."""
@@ -955,33 +953,40 @@ def _retry_seconds(text: str) -> Optional[float]:
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
-def _post(to: _Destination, events: List[Dict[str, Any]], deadline: float) -> _Answer:
-    """Send one request. The time limit holds for each socket operation only: the caller bounds the whole, and
-    what was left behind in a name look-up sends no events later than `deadline` (monotonic)."""
-    from http.client import HTTPException
+def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[], bool]) -> _Answer:
+    """Send one request, if we still may once the connection stands. The time limit holds for each socket
+    operation only; the caller bounds the whole."""
+    from http import client
     from urllib import request as urllib
 
-    def body() -> Iterator[bytes]:
-        if time.monotonic() < deadline:
-            yield data
+    def send(connection: Any, data: bytes) -> None:
+        if connection.sock is None:
+            connection.connect()  # which may take its time to look the name up
+        if not may_send():
+            raise TimeoutError("too late, or not allowed any more")
+        client.HTTPConnection.send(connection, data)
 
-    url, headers, data = _request(to, events)
-    # an opener of our own: proxies from the environment alone (asking macOS for its settings may crash a
-    # forked child), certificates verified, no redirects, no exception for a status, and no debug output (0),
-    # which a host may have switched on for all connections
+    # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
+    # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
     opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment()
     opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
                                             if proxies.get(name)}))
-    opener.add_handler(urllib.HTTPHandler(0))
     opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
-    if url.lower().startswith("https"):
+    plain: Any = urllib.HTTPHandler(0)
+    plain.http_open = partial(plain.do_open, type("Plain", (client.HTTPConnection,), {"send": send}))
+    opener.add_handler(plain)
+    if to.endpoint.lower().startswith("https"):
         import ssl
-        opener.add_handler(urllib.HTTPSHandler(0, context=ssl.create_default_context()))
+        context = ssl.create_default_context()
+        secure: Any = urllib.HTTPSHandler(0, context=context)
+        connection = type("Secure", (client.HTTPSConnection,), {"send": send})
+        secure.https_open = partial(secure.do_open, connection, context=context)
+        opener.add_handler(secure)
+    url, headers, data = _request(to, events)
     try:
-        response = opener.open(urllib.Request(url, body(), headers), None, _REQUEST_SECONDS)
-        with response:
+        with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
             return response.status, _retry_seconds(response.headers.get("Retry-After") or "")
-    except (OSError, HTTPException, ValueError):
+    except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
 
@@ -1064,12 +1069,12 @@ class _Sender:
         try:
             while True:
                 left = min(deadline, self._leave_by or deadline) - time.monotonic()
-                if left <= 0:
-                    return None
-                with suppress(Empty):
-                    answer = answers.get(True, min(left, _LIFE_SECONDS / 6))
+                with suppress(Empty):  # a little longer than that, for we may have been stopped meanwhile
+                    answer = answers.get(True, min(max(left, 0.02), _LIFE_SECONDS / 6))
                     if answer is not None:  # but a nudge to look at the clock
                         return answer
+                if left <= 0:
+                    return None
                 self.outbox.touch(claim)
         finally:
             self._busy = ""
@@ -1124,11 +1129,14 @@ class _Sender:
             self.outbox.give_back(claim)
             return False
         began = time.monotonic()
-        post = partial(_post, to, list(events.values()), began + _REQUEST_SECONDS)
-        answer = ask(claim, "posting", post, began + _REQUEST_SECONDS)
+        deadline = began + _REQUEST_SECONDS
+        answer = ask(claim, "posting", partial(_post, to, list(events.values()), lambda: (
+            time.monotonic() < deadline and self._look() == to)), deadline)
+        if answer is None and time.monotonic() - began < self._fair:
+            return False  # cut too soon to call it a failure: after a while the claim is taken over
         status, asked = answer or _NO_ANSWER
         delivered = 200 <= status < 300
-        if not delivered and (answer or time.monotonic() - began >= self._fair):  # no failure if cut too soon
+        if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             self.outbox.finish(claim)
@@ -1164,7 +1172,7 @@ class _Sender:
         began = time.monotonic()
         for thread in filter(threading.Thread.is_alive, self._threads):
             while thread.is_alive():
-                if time.monotonic() - began > (10 if self._busy == "loading" else _FAIR_SECONDS):
+                if time.monotonic() - began > (10 if self._busy == "loading" else _REQUEST_SECONDS):
                     return
                 thread.join(0.01)
             time.sleep(0.001)  # a joined thread has some last instructions before it
@@ -1174,7 +1182,8 @@ class _Sender:
         ends the wait. True if there was something to wait for."""
         with self._changed:
             was_busy, now = self._runs, time.monotonic()
-            self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
+            if deadline > now:  # a short wait must do
+                self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
             self._leave_by = deadline if self._own or self._busy == "posting" else now
         for thread, grace in zip(self._threads, (0.1, 0.02)):
             while thread.is_alive() and time.monotonic() < self._leave_by + grace:
@@ -1471,15 +1480,15 @@ class Telemetry:
             _thread.interrupt_main()
 
     @_never_raises(False)
-    def _leave(self, began: float) -> bool:
-        return self._sender().leave(began + self._exit_wait)
+    def _leave(self, interrupted: bool) -> bool:
+        began: float = _process_state().setdefault("exit began", time.monotonic())
+        return self._sender().leave(began + (0 if interrupted else self._exit_wait))
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
-        began, was_busy = _process_state().setdefault("exit began", time.monotonic()), True
+        was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         with suppress(KeyboardInterrupt):
-            was_busy = self._leave(began)
-        interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+            was_busy = self._leave(interrupted)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
