@@ -42,11 +42,8 @@ from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
-from typing import (TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping,
+from typing import (Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping,
                     NamedTuple, Optional, Set, TextIO, Tuple, TypeVar, Union)
-
-if TYPE_CHECKING:
-    from queue import SimpleQueue
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -342,13 +339,6 @@ def _age(path: str) -> float:
         return 0.0
 
 
-def _remove_stale(folder: str, pattern: str, seconds: float = _STALE_SECONDS) -> None:
-    """Remove files of ours that killed processes left half-written or that nobody needs any more."""
-    for name in os.listdir(folder):
-        if re.fullmatch(pattern, name) and _age(os.path.join(folder, name)) > seconds:
-            _unlink(os.path.join(folder, name))
-
-
 def _write_new(path: str, data: bytes, durable: bool = False) -> None:
     """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -457,8 +447,11 @@ def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool],
                 raise OSError(errno.EBUSY, "another program has just changed it", target)
             os.replace(temporary, target)
 
-        folder, name = os.path.split(path)  # where a link leads, there may be files of others
-        _remove_stale(folder, re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp")
+        folder, name = os.path.split(path)
+        for entry in os.listdir(folder):  # what killed processes left half-written
+            if re.fullmatch(re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp", entry):
+                if _age(os.path.join(folder, entry)) > _STALE_SECONDS:
+                    _unlink(os.path.join(folder, entry))
         _store(path, _encoded(document), replace, wait > 0)
 
 
@@ -698,7 +691,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
         if found.measurement_id in ("", placeholder) or not secret:
             problem = f"{product.command} has no measurement ID and secret of its own"
     # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
-    url = re.fullmatch(r"(?i)https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
+    url = re.fullmatch(r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
     if not url or int(url.group(1) or 0) > 65535:
         problem = problem or (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII "
@@ -734,7 +727,7 @@ _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-_OURS = r"[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)|.*[.]tmp"
+_OURS = r"[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)|.*[.]tmp"  # and events
 
 
 class _Outbox:
@@ -765,17 +758,21 @@ class _Outbox:
         except OSError:
             return []
 
-    def waiting(self, client_id: str, key: str = "") -> List[str]:
-        """Names of waiting events, oldest first, of this client and destination (of any: no `key`)."""
-        pattern = re.compile(f"[0-9]{{16}}-{client_id[:8]}-{key or '[0-9a-f]{8}'}-[0-9a-f]{{8}}.json")
-        return [name for name in self.names(".json") if pattern.fullmatch(name) and name not in self._skipped]
+    def events(self, folder: str = "") -> List[str]:
+        """Names of the events here, or in a claim, oldest first."""
+        return [name for name in self.names(".json", folder) if len(name) == 48 and name[:16].isdigit()]
+
+    def waiting(self, to: _Destination) -> List[str]:
+        """Names of the events that wait for this client and destination, oldest first."""
+        whose = f"-{to.client_id[:8]}-{to.key}-"
+        return [name for name in self.events() if name[16:35] == whose and name not in self._skipped]
 
     def present(self) -> Set[str]:
         """Names of all events that wait or are being sent."""
-        found = set(self.names(".json"))
+        found = set(self.events())
         for claim in self.names(".claim"):
-            found.update(self.names(".json", claim))
-        return found.union(self.names(".json"))  # again, for they move both ways
+            found.update(self.events(claim))
+        return found.union(self.events())  # again, for they move both ways
 
     def put(self, to: _Destination, event: Dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
@@ -792,7 +789,7 @@ class _Outbox:
         self._known.append(name)
         self._puts += 1
         if self._puts % 50 == 1:  # a look costs time
-            self._known = self.names(".json")
+            self._known = self.events()
         while len(self._known) > _MAX_WAITING:
             _unlink(self.path(self._known.pop(0)))
         return name
@@ -807,8 +804,8 @@ class _Outbox:
         """Take up to 25 waiting events, those named `own` first: the claim's folder (an empty text if there
         are none) and the events by their names."""
         self._tidy(to.client_id)
-        self._skipped.intersection_update(self.names(".json"))
-        names = self.waiting(to.client_id, to.key)
+        self._skipped.intersection_update(self.events())
+        names = self.waiting(to)
         first = sorted(set(own).intersection(names))
         if not names or only_own and not first:
             return "", {}
@@ -843,21 +840,22 @@ class _Outbox:
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        _remove_stale(self._folder, ".*[.]tmp")
-        _remove_stale(self._folder, ".*[.]pause", _MAX_AGE)
-        for name in self.names():
-            if not re.fullmatch(_OURS, name):
-                continue  # none of our business
-            if name.endswith(".sent"):
-                self.finish(name)
-            elif name.endswith(".claim") and _age(self.path(name)) > _STALE_SECONDS:
+        now, events = time.time(), self.events()
+        for name in events:
+            if abs(now - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]:
+                _unlink(self.path(name))
+        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "pause": _MAX_AGE, "sent": -1.0}
+        for name in set(self.names()).difference(events):
+            ending = name.rpartition(".")[2]
+            if not re.fullmatch(_OURS, name) or _age(self.path(name)) <= limits[ending]:
+                continue
+            if ending == "claim":
                 taken = f"{name[:8]}-{_unique()}.claim"
                 with suppress(OSError):
                     os.rename(self.path(name), self.path(taken))  # by one process only
                     self.give_back(taken)
-            elif name.endswith(".json") and (
-                    abs(time.time() - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]):
-                _unlink(self.path(name))
+            else:
+                self.finish(name) if ending == "sent" else _unlink(self.path(name))
 
     def touch(self, claim: str) -> bool:
         """Show that this claim's process lives; False if another process took the claim, or deleted it."""
@@ -870,7 +868,7 @@ class _Outbox:
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
-        for name in self.names(".json", claim):
+        for name in self.events(claim):
             with suppress(OSError):
                 os.rename(self.path(claim, name), self.path(name))
         self.finish(claim)
@@ -889,7 +887,7 @@ class _Outbox:
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
         for _ in range(4):  # another process may be writing into it just now
-            ours = list(filter(re.compile(_OURS).fullmatch, self.names()))
+            ours = [*self.events(), *filter(re.compile(_OURS).fullmatch, self.names())]
             for name in ours:
                 self.finish(name) if name.endswith((".claim", ".sent")) else _unlink(self.path(name))
             with suppress(OSError):  # something of others may be in it
@@ -932,6 +930,7 @@ _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so no
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
 _Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds that Retry-After asks for
 _NO_ANSWER: _Answer = (0, None)
+_Calls = List[Optional[Callable[[], _Answer]]]  # what one thread asks of the other; None: to end
 
 
 def _load_network() -> _Answer:
@@ -985,7 +984,8 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
-            return response.status, _retry_seconds(response.headers.get("Retry-After") or "")
+            asked = response.headers.get("Retry-After")
+            return response.status, _retry_seconds(asked) if asked else None
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
@@ -1004,7 +1004,6 @@ class _Sender:
         self._look = look                       # where events may go now
         self._changed = threading.Condition()   # guards all below; reentrant, as signal handlers may record
         self._runs = False                      # whether the threads have something to do
-        self._answers: Optional[SimpleQueue[Optional[_Answer]]] = None  # their way to the deciding one
         self._threads: Tuple[threading.Thread, ...] = ()
         self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
@@ -1030,54 +1029,59 @@ class _Sender:
         with self._changed:
             if self._runs or self._leave_by is not None:
                 return
-            from queue import SimpleQueue  # not needed before
-            calls: SimpleQueue[Any] = SimpleQueue()
-            self._runs, self._answers = True, SimpleQueue()
+            self._runs = True
+            calls: _Calls = []          # from one thread to the other
+            answers: List[_Answer] = []  # and back
             try:
-                self._threads = tuple(
-                    threading.Thread(None, work, "telemetry", (calls, self._answers), daemon=True)
-                    for work in (self._run, self._call))
+                self._threads = tuple(threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
+                                      for work in (self._run, self._call))
                 for thread in reversed(self._threads):
                     thread.start()
             except RuntimeError:
                 self._runs, self._threads = False, ()
-                calls.put(None)
+                calls.append(None)
+                self._changed.notify_all()
 
-    def _call(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
+    def _call(self, calls: _Calls, answers: List[_Answer]) -> None:
         """The thread that loads and posts."""
-        for call in iter(calls.get, None):
-            answers.put(_quietly(call, _NO_ANSWER, self._swallow))
+        while True:
+            with self._changed:
+                while not calls:
+                    self._changed.wait()
+                call = calls.pop(0)
+            if call is None:
+                return
+            answer = _quietly(call, _NO_ANSWER, self._swallow)
+            with self._changed:
+                answers.append(answer)
+                self._changed.notify_all()
 
-    def _run(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]]) -> None:
+    def _run(self, calls: _Calls, answers: List[_Answer]) -> None:
         """The deciding thread, which ends the other one."""
         _quietly(partial(self._send, partial(self._ask, calls, answers)), None, self._swallow)
-        calls.put(None)
         with self._changed:
+            calls.append(None)
             if threading.current_thread() in self._threads:
                 self._runs = False
             self._changed.notify_all()
 
-    def _ask(self, calls: SimpleQueue[Any], answers: SimpleQueue[Optional[_Answer]], claim: str, busy: str,
-             call: Callable[[], _Answer], deadline: float) -> Optional[_Answer]:
-        """What the posting thread's call returned; None if not by the deadline or the exit's."""
-        from queue import Empty
-        with self._changed:  # from here on the exit waits for a request, or it does not begin
+    def _ask(self, calls: _Calls, answers: List[_Answer], claim: str, busy: str, call: Callable[[], _Answer],
+             deadline: float) -> Optional[_Answer]:
+        """What the other thread's call returned; None if not by the deadline or the exit's."""
+        with self._changed:
             if self._leave_by and self._leave_by <= time.monotonic():
-                return None
+                return None  # from here on the exit waits for a request, or it does not begin
             self._busy = busy
-        calls.put(call)
-        try:
-            while True:
+            calls.append(call)
+            self._changed.notify_all()
+            left = 1.0
+            while not answers and left > 0:
                 left = min(deadline, self._leave_by or deadline) - time.monotonic()
-                with suppress(Empty):  # a little longer than that, for we may have been stopped meanwhile
-                    answer = answers.get(True, min(max(left, 0.02), _LIFE_SECONDS / 6))
-                    if answer is not None:  # but a nudge to look at the clock
-                        return answer
-                if left <= 0:
-                    return None
+                # a little longer than that, for we may have been stopped meanwhile
+                self._changed.wait(min(max(left, 0.02), _LIFE_SECONDS / 6))
                 self.outbox.touch(claim)
-        finally:
             self._busy = ""
+            return answers.pop() if answers else None
 
     def _send(self, ask: Callable[..., Optional[_Answer]]) -> None:
         """Claim and post until nothing is left to send. The network code is loaded only for a claim."""
@@ -1102,9 +1106,9 @@ class _Sender:
         to = self._look()
         with self._changed:
             own = self._own_present(to)
-            here = self.outbox.waiting(to.client_id, to.key) if to else []
+            here = self.outbox.waiting(to) if to else []
             if self._leave_by is None:  # own events in another process's claim may come back
-                goes_on = bool(here or own.difference(self.outbox.names(".json")))
+                goes_on = bool(here or own.difference(self.outbox.events()))
             else:
                 goes_on = not own.isdisjoint(here) and self._leave_by - time.monotonic() > self._fair
             if to and goes_on:
@@ -1188,7 +1192,8 @@ class _Sender:
         for thread, grace in zip(self._threads, (0.1, 0.02)):
             while thread.is_alive() and time.monotonic() < self._leave_by + grace:
                 try:
-                    self._answers.put(None) if self._answers else None
+                    with self._changed:
+                        self._changed.notify_all()
                     thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
                 except KeyboardInterrupt:
                     self._leave_by = time.monotonic()
@@ -1407,7 +1412,7 @@ class Telemetry:
     def _send_older(self) -> None:
         """Start sending older events while the tool works."""
         to = self._open_way(self._look())
-        if to and self._sender().outbox.waiting(to.client_id, to.key):
+        if to and self._sender().outbox.waiting(to):
             self._wake()
 
     def _introduced(self, seen: _Situation) -> _Situation:
