@@ -887,6 +887,8 @@ class _Outbox:
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
         for _ in range(4):  # another process may be writing into it just now
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.listdir(self._folder)  # raises what `names` hides
             ours = [*self.events(), *filter(re.compile(_OURS).fullmatch, self.names())]
             for name in ours:
                 self.finish(name) if name.endswith((".claim", ".sent")) else _unlink(self.path(name))
@@ -931,14 +933,6 @@ _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault
 _Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds that Retry-After asks for
 _NO_ANSWER: _Answer = (0, None)
 _Calls = List[Optional[Callable[[], _Answer]]]  # what one thread asks of the other; None: to end
-
-
-def _load_network() -> _Answer:
-    """Import the network code: some 50 ms, once in a process."""
-    import urllib.request  # noqa: F401
-
-    import encodings.idna  # noqa: F401, which a name look-up needs
-    return _NO_ANSWER
 
 
 def _retry_seconds(text: str) -> Optional[float]:
@@ -1007,7 +1001,7 @@ class _Sender:
         self._threads: Tuple[threading.Thread, ...] = ()
         self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
-        self._busy = ""                         # "loading" or "posting"
+        self._loading = self._posting = False   # what the other thread does
         self._leave_by: Optional[float] = None  # monotonic; until then the exit waits
         self._fair = _FAIR_SECONDS
 
@@ -1065,13 +1059,24 @@ class _Sender:
                 self._runs = False
             self._changed.notify_all()
 
-    def _ask(self, calls: _Calls, answers: List[_Answer], claim: str, busy: str, call: Callable[[], _Answer],
-             deadline: float) -> Optional[_Answer]:
+    def _load(self) -> _Answer:
+        """Import the network code: some 50 ms, once in a process."""
+        self._loading = True
+        try:
+            import urllib.request  # noqa: F401
+
+            import encodings.idna  # noqa: F401, which a name look-up needs
+        finally:
+            self._loading = False
+        return _NO_ANSWER
+
+    def _ask(self, calls: _Calls, answers: List[_Answer], claim: str, posting: bool,
+             call: Callable[[], _Answer], deadline: float) -> Optional[_Answer]:
         """What the other thread's call returned; None if not by the deadline or the exit's."""
         with self._changed:
             if self._leave_by and self._leave_by <= time.monotonic():
                 return None  # from here on the exit waits for a request, or it does not begin
-            self._busy = busy
+            self._posting = posting
             calls.append(call)
             self._changed.notify_all()
             left = 1.0
@@ -1080,7 +1085,7 @@ class _Sender:
                 # a little longer than that, for we may have been stopped meanwhile
                 self._changed.wait(min(max(left, 0.02), _LIFE_SECONDS / 6))
                 self.outbox.touch(claim)
-            self._busy = ""
+            self._posting = False
             return answers.pop() if answers else None
 
     def _send(self, ask: Callable[..., Optional[_Answer]]) -> None:
@@ -1096,7 +1101,7 @@ class _Sender:
             if not claim:
                 time.sleep(0.02)
                 continue
-            is_loaded = is_loaded or bool(ask(claim, "loading", _load_network, time.monotonic() + 60))
+            is_loaded = is_loaded or bool(ask(claim, False, self._load, time.monotonic() + 60))
             if not self._deliver(to if is_loaded else None, claim, events, ask):
                 return
 
@@ -1132,12 +1137,22 @@ class _Sender:
         if not (to and self.outbox.touch(claim) and to == self._look()):  # still ours, and allowed to leave?
             self.outbox.give_back(claim)
             return False
-        began = time.monotonic()
+        began, flags = time.monotonic(), {"may send": True, "has sent": False}
         deadline = began + _REQUEST_SECONDS
-        answer = ask(claim, "posting", partial(_post, to, list(events.values()), lambda: (
-            time.monotonic() < deadline and self._look() == to)), deadline)
-        if answer is None and time.monotonic() - began < self._fair:
-            return False  # cut too soon to call it a failure: after a while the claim is taken over
+
+        def may_send() -> bool:
+            is_allowed = time.monotonic() < deadline and self._look() == to
+            with self._changed:
+                flags["has sent"] = flags["has sent"] or is_allowed and flags["may send"]
+                return is_allowed and flags["may send"]
+
+        answer = ask(claim, True, partial(_post, to, list(events.values()), may_send), deadline)
+        with self._changed:
+            flags["may send"] = False
+        if answer is None and time.monotonic() - began < self._fair:  # the exit cut it too soon for a failure
+            if not flags["has sent"]:
+                self.outbox.give_back(claim)  # else it may have arrived: the claim will be taken over
+            return False
         status, asked = answer or _NO_ANSWER
         delivered = 200 <= status < 300
         if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
@@ -1175,10 +1190,10 @@ class _Sender:
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
         began = time.monotonic()
         for thread in filter(threading.Thread.is_alive, self._threads):
-            while thread.is_alive():
-                if time.monotonic() - began > (10 if self._busy == "loading" else _REQUEST_SECONDS):
-                    return
+            while thread.is_alive() and (self._loading or self._runs) and (
+                    time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)):
                 thread.join(0.01)
+            thread.join(0.02)  # one that ends; another one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
 
     def leave(self, deadline: float) -> bool:
@@ -1188,7 +1203,7 @@ class _Sender:
             was_busy, now = self._runs, time.monotonic()
             if deadline > now:  # a short wait must do
                 self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
-            self._leave_by = deadline if self._own or self._busy == "posting" else now
+            self._leave_by = deadline if self._own or self._posting else now
         for thread, grace in zip(self._threads, (0.1, 0.02)):
             while thread.is_alive() and time.monotonic() < self._leave_by + grace:
                 try:

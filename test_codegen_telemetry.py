@@ -381,7 +381,7 @@ class ShapeTests(BasicCase):
                 node.type is None or "Exception" in {getattr(part, "id", "") for part in ast.walk(node.type)})
             return is_handler or is_suppress and bool(named & {"Exception", "BaseException"})
 
-        self.assertEqual(self.places(is_network), ["_load_network", "_post"])
+        self.assertEqual(self.places(is_network), ["_load", "_post"])
         self.assertEqual(self.places(is_write), ["_write"])
         self.assertEqual(set(self.places(is_broad)) - {"decorate", "guarded"}, {"_never_raises", "_quietly"})
 
