@@ -17,6 +17,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ class Server:
     """A collector on loopback. `answer` is a status, or (status, headers), or a function that is called with
     the handler and does what it likes; `requests` holds (path, headers, document) in order of arrival."""
 
-    def __init__(self, answer: Any = 204) -> None:
+    def __init__(self, answer: Any = 204, tls: Sequence[str] = ()) -> None:
         self.answer = answer
         self.requests: List[Any] = []
         self.arrived: queue.Queue[Any] = queue.Queue()
@@ -75,6 +76,11 @@ class Server:
                 pass
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
+        if tls:  # files of a certificate and its key
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True,
+                                                      do_handshake_on_connect=False)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/collect"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -101,8 +107,8 @@ class Case(unittest.TestCase):
         self.config = self.folder / "config.json"
         self.outbox = self.folder / "outbox"
 
-    def server(self, answer: Any = 204) -> Server:
-        server = Server(answer)
+    def server(self, answer: Any = 204, tls: Sequence[str] = ()) -> Server:
+        server = Server(answer, tls)
         self.addCleanup(server.close)
         return server
 
@@ -1450,7 +1456,33 @@ class Gate:
                     if not head:
                         return
                     self.asked.put(head.decode("latin-1"))
-                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                    self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+
+class Tunnel(Gate):
+    """A proxy that connects everybody to `target`."""
+
+    target = ("127.0.0.1", 9)
+
+    def _answer(self, connection: socket.socket) -> None:
+        with socket.create_connection(self.target, WAIT) as other:
+            connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=self._copy, args=(other, connection), daemon=True)
+            back.start()
+            self._copy(connection, other)
+            back.join(WAIT)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            data = source.recv(65536)
+            while data:
+                target.sendall(data)
+                data = source.recv(65536)
+            target.shutdown(socket.SHUT_WR)
 
 
 class WireTests(BasicCase):
@@ -1505,6 +1537,36 @@ class WireTests(BasicCase):
         self.assertEqual([len(document["events"]) for _, _, document in server.requests], [25, 25, 12])
         self.assertEqual(len({event["timestamp_micros"] for event in server.events}), 62)
         self.assertLess(max(int(headers["Content-Length"]) for _, headers, _ in server.requests), 130000)
+
+    @unittest.skipUnless(shutil.which("openssl"), "a certificate is made by openssl")
+    def test_https_is_verified_and_arrives_directly_and_through_a_tunnel(self) -> None:
+        key, certificate = self.home / "key.pem", self.home / "cert.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                        "-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj",
+                        "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:collector.invalid"],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.write_config()
+        server, tunnel = self.server(tls=(str(certificate), str(key))), Tunnel(self)
+        tunnel.target = ("127.0.0.1", server.port)
+        local, named = (f"https://{host}:{server.port}/c" for host in ("127.0.0.1", "collector.invalid"))
+        trusted = {"SSL_CERT_FILE": str(certificate)}
+        proxied = {"https_proxy": f"http://user:pass@{tunnel.address}"}
+        rows = [(local, {}, 0), (local, trusted, 1), (named, {**trusted, **proxied}, 1),
+                (named, proxied, 0)]
+        for url, more, expected in rows:
+            with self.subTest(url=url, **more):
+                before = len(server.requests)
+                env = self.environment(server, CODEGEN_TELEMETRY_ENDPOINT=url, **more)
+                done, _ = self.run_code(TRACK, env)
+                self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+                self.assertEqual(len(server.requests) - before, expected)
+                for pause in self.outbox.glob("*.pause"):
+                    pause.unlink()
+        self.assertEqual(len(self.waiting()), 1)  # of the last row: the first one's left with the second
+        self.assertEqual(len(server.events), 3)
+        for head in (tunnel.asked.get(timeout=1), tunnel.asked.get(timeout=1)):
+            self.assertRegex(head, rf"^CONNECT collector\.invalid:{server.port} HTTP/1\.[01]\r\n")
+            self.assertRegex(head, r"(?i)\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n")
 
     deliver = """
         for number, row in enumerate(rows):
