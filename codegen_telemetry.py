@@ -297,6 +297,17 @@ def _interpreted(document: Dict[str, Any]) -> _Config:
                    updated=about[1])
 
 
+def _patiently(call: Callable[[], _T]) -> _T:
+    """The call's result. Windows refuses to open or replace a file that another process has open: there, and
+    only there, we ask again for 100 ms."""
+    for _ in range(10 if os.name == "nt" else 0):
+        try:
+            return call()
+        except PermissionError:
+            time.sleep(0.01)
+    return call()
+
+
 def _read_config(path: str) -> _Config:
     """What the config file says. Never raises, never writes."""
     try:
@@ -308,17 +319,6 @@ def _read_config(path: str) -> _Config:
         return _Config(f"it can't be read: {error.strerror or 'unknown reason'}")
     except ValueError as error:
         return _Config(str(error))
-
-
-def _patiently(call: Callable[[], _T]) -> _T:
-    """The call's result. Windows refuses to open or replace a file that another process has open: there, and
-    only there, we ask again for 100 ms."""
-    for _ in range(10 if os.name == "nt" else 0):
-        try:
-            return call()
-        except PermissionError:
-            time.sleep(0.01)
-    return call()
 
 
 def _unique() -> str:
@@ -1286,7 +1286,8 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
-                self._swallowed = error  # no call in here: the stack may be full
+                error.__traceback__ = None  # it would hold the host's objects; no call: the stack may be full
+                self._swallowed = error
             try:
                 self._show_swallowed()
             except Exception:  # the same
@@ -1302,6 +1303,27 @@ class _Situation(NamedTuple):
     debug: bool
     config: _Config = _MISSING
     destination: _Destination = _Destination("nobody", problem="it is off")
+
+
+class _Command:
+    """What `Telemetry.command` returns."""
+
+    def __init__(self, telemetry: Telemetry, params: Dict[str, object]) -> None:
+        self._telemetry, self._params = telemetry, params
+
+    def update(self, /, **params: object) -> None:
+        """Add what is known only later."""
+        self._params.update(params)
+
+    def __enter__(self) -> _Command:
+        self._telemetry._send_older()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
+        spent = round((time.monotonic() - self._began) * 1000)
+        params = {"duration": spent, "success": True, **self._params}
+        self._telemetry._record_command(params, error)
 
 
 class Telemetry:
@@ -1412,10 +1434,11 @@ class Telemetry:
     @_never_raises(None)
     def _record_command(self, params: Dict[str, object], error: Optional[BaseException]) -> None:
         """Record a command that ended, and the error that ended it."""
+        code: object = error
         if isinstance(error, SystemExit):
-            code: object = error.code or 0 if error.code is None or isinstance(error.code, int) else 1
-        else:  # click and typer end a command by an exception of that name
-            code = getattr(error, "exit_code", 1) if type(error).__name__ == "Exit" else error
+            code = error.code if error.code is None or isinstance(error.code, int) else 1
+        elif type(error).__name__ == "Exit":  # so click and typer end a command
+            code = getattr(error, "exit_code", 1)
         if code is not None and code != 0:
             params["success"] = False
             failed = {"command": params["command"], "error_type": error_type(error)}
@@ -1452,7 +1475,7 @@ class Telemetry:
         notice = _notice(self._product, getattr(sys.stderr, "encoding", None))
         if config.notice_shown or not config.enabled or not _say(sys.stderr, notice):
             return False
-        document["hasShownTelemetryNotice"] = True
+        document["hasShownTelemetryNotice"] = self._first_run = True
         return True
 
     def _is_first_run(self, config: _Config) -> bool:
@@ -1527,27 +1550,6 @@ class Telemetry:
         line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}"
         self._explain("\n".join(["debug mode, nothing is sent", line.replace("%2A%2A%2A", "***"),
                                  *map(": ".join, headers.items()), "", body.decode()]))
-
-
-class _Command:
-    """What `Telemetry.command` returns."""
-
-    def __init__(self, telemetry: Telemetry, params: Dict[str, object]) -> None:
-        self._telemetry, self._params = telemetry, params
-
-    def update(self, /, **params: object) -> None:
-        """Add what is known only later."""
-        self._params.update(params)
-
-    def __enter__(self) -> _Command:
-        self._telemetry._send_older()
-        self._began = time.monotonic()
-        return self
-
-    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
-        spent = round((time.monotonic() - self._began) * 1000)
-        params = {"duration": spent, "success": True, **self._params}
-        self._telemetry._record_command(params, error)
 
 
 # === Command line: what the user calls ===

@@ -161,6 +161,10 @@ class Case(unittest.TestCase):
         self.config.write_text(json.dumps(document), encoding="utf-8")
         return document
 
+    def document(self) -> Any:
+        """What the config file holds now."""
+        return json.loads(self.config.read_text(encoding="utf-8"))
+
     def waiting(self) -> List[Dict[str, Any]]:
         """The events that wait in the outbox, oldest first."""
         return [json.loads(path.read_text())["event"] for path in sorted(self.outbox.glob("*.json"))]
@@ -276,9 +280,6 @@ class BasicCase(Case):
         home = self.home / name
         home.mkdir()
         return home
-
-    def document(self) -> Any:
-        return json.loads(self.config.read_text(encoding="utf-8"))
 
     def listing(self) -> List[str]:
         return sorted(str(path.relative_to(self.home)) for path in self.home.rglob("*"))
@@ -1541,18 +1542,18 @@ class WireTests(BasicCase):
     @unittest.skipUnless(shutil.which("openssl"), "a certificate is made by openssl")
     def test_https_is_verified_and_arrives_directly_and_through_a_tunnel(self) -> None:
         key, certificate = self.home / "key.pem", self.home / "cert.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-                        "-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj",
-                        "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1,DNS:collector.invalid"],
-                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                "-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2", "-subj", "/CN=test",
+                "-addext", "subjectAltName=IP:127.0.0.1,DNS:collector.invalid"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.write_config()
         server, tunnel = self.server(tls=(str(certificate), str(key))), Tunnel(self)
         tunnel.target = ("127.0.0.1", server.port)
         local, named = (f"https://{host}:{server.port}/c" for host in ("127.0.0.1", "collector.invalid"))
         trusted = {"SSL_CERT_FILE": str(certificate)}
         proxied = {"https_proxy": f"http://user:pass@{tunnel.address}"}
-        rows = [(local, {}, 0), (local, trusted, 1), (named, {**trusted, **proxied}, 1),
-                (named, proxied, 0)]
+        rows: List[Any] = [(local, {}, 0), (local, trusted, 1), (named, {**trusted, **proxied}, 1),
+                           (named, proxied, 0)]
         for url, more, expected in rows:
             with self.subTest(url=url, **more):
                 before = len(server.requests)
@@ -3206,6 +3207,86 @@ class HostTests(DeliveryCase):
         """, self.environment(CODEGEN_TELEMETRY_DEBUG="1"))
         success = re.findall('"success": (true|false)', ended.err)
         self.assertEqual(success, ["true"] * 3 + ["false"] * 4)
+
+
+class PlatformTests(DeliveryCase):
+    """What other systems do, simulated: refusals of Windows, no fork, no hard links, another writer."""
+
+    REFUSE = """
+        os.name = "nt"
+        if hasattr(os, "register_at_fork"): del os.register_at_fork
+        left = {}
+        def refusing(name, times):
+            call, left[name] = getattr(os, name), times
+            def refused(path, *args, **params):
+                if left[name] and ("config.json" in str(path) or ".claim" in str(path)):
+                    left[name] -= 1
+                    raise PermissionError(13, "it is being used by another process", str(path))
+                return call(path, *args, **params)
+            setattr(os, name, refused)
+    """
+
+    def test_windows_refuses_a_while(self) -> None:
+        server = self.server()
+        self.config.write_text(json.dumps({**self.document(), "hasShownTelemetryNotice": False}))
+        ended = self.run_child(textwrap.dedent(self.REFUSE) + textwrap.dedent("""
+            for name in ("open", "replace", "rename"): refusing(name, 3)
+            record(1)
+            print(mine.flush(5), left, main(["disable"]), main(["enable"]))
+        """), self.environment(server), flags=())
+        self.assertEqual(ended.code, 0)
+        self.assertEqual(ended.lines, ["True {'open': 0, 'replace': 0, 'rename': 0} 0 0"])
+        self.assertEqual(ended.err.count("Learn more"), 1)
+        self.assert_arrived([1], server.events)
+        self.assertIs(self.document()["telemetry"]["enabled"], True)
+
+    def test_windows_refuses_for_good(self) -> None:
+        """Then the decision could not be written, and a delivered event is deleted where it lies."""
+        server = self.server()
+        ended = self.run_child(textwrap.dedent(self.REFUSE) + textwrap.dedent("""
+            for name in ("replace", "rename"): refusing(name, 10 ** 6)
+            record(1)
+            print(mine.flush(5), waiting(), waiting(".claim"), main(["disable"]))
+        """), self.environment(server), flags=())
+        self.assertEqual((ended.code, ended.lines), (0, ["True [] [] 1"]))
+        self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", ended.err)
+        self.assert_arrived([1], server.events)
+
+    def test_no_hard_links(self) -> None:
+        refused = "def link(*args): raise OSError(95, 'not supported')\nos.link = link"
+        for number, code in enumerate(("del os.link", refused)):
+            env = self.environment(self.server(), **self.another_home(str(number)))
+            config = Path(env["HOME"]) / self.folder.name / "config.json"
+            config.unlink()
+            code += "\nrecord(1)\nprint(mine.flush(5))\nimport json\njson.load(open(sys.argv[1]))"
+            for _ in range(2):
+                ended = self.run_child(code, env, config)
+                self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
+            if POSIX:
+                self.assertEqual(config.stat().st_mode & 0o777, 0o600)
+
+    def test_another_program_writes_the_config_file_without_the_lock(self) -> None:
+        ended = self.run_child("""
+            from pathlib import Path
+            path, random, calls = Path(sys.argv[1]), os.urandom, []
+            other = path.read_text().replace("1.0.0", "2.0.0")
+            def meanwhile(size):
+                calls.append(size)
+                if len(calls) == 2: path.write_text(other)  # the first one was for the lock
+                return random(size)
+            os.urandom = meanwhile
+            print(main(["disable"]), path.read_text() == other, main(["disable"]))
+        """, self.environment(), self.config)
+        self.assertEqual((ended.code, ended.lines), (0, ["1 True 0"]))
+        self.assertIn("another program has just changed it", ended.err)
+        found = self.document()
+        self.assertEqual((found["version"], found["telemetry"]["enabled"]), ("2.0.0", False))
+
+    def test_an_event_that_could_not_be_written_is_not_said_to_be_delivered(self) -> None:
+        self.outbox.write_text("a file")
+        ended = self.run_child("record(1)\nprint(mine.flush(1), main(['disable']))",
+                               self.environment(self.server()))
+        self.assertEqual((ended.code, ended.lines), (0, ["False 0"]), ended.err)
 
 
 TOOL = '''
