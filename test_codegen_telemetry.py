@@ -811,7 +811,7 @@ class ConfigTests(BasicCase):
             print(main(["disable"]))
             """
         for size in ("0", "5", "100"):  # bytes that still fit: the lock does, with the last
-            done, _ = self.run_code(code, self.environment(), size)
+            done, _ = self.run_code(code, self.environment(), size, flags=("-S",))
             self.assertEqual((done.returncode, done.stdout), (0, "1\n"), done.stderr)
             self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", done.stderr)
             self.assertNotIn("None", done.stderr)
@@ -1308,6 +1308,7 @@ class EventTests(BasicCase):
         """However little is left of it, nothing comes out of `track` and the others."""
         code = """
             import traceback
+            sys.settrace(None)  # a tool that measures has frames of its own
             def deep(frames, call):
                 return deep(frames - 1, call) if frames else call()
             def reached(call):  # the depths at which the error comes from inside of a call
@@ -2034,6 +2035,7 @@ class CommandLineTests(BasicCase):
 # What every child of the delivery tests begins with: `record` tells on standard output what was recorded.
 PRELUDE = """
 import os, signal, sys, threading, time
+loaded = set(sys.modules)
 from codegen_telemetry import CODEGEN, Product, Telemetry, main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore Ctrl-C
 mine = Telemetry(exit_wait=float(os.environ.get("EXIT_WAIT", 1)))
@@ -2052,8 +2054,9 @@ def waiting(ending=".json"):
 STORE = "threading.Thread.start = lonely\nfor number in sys.argv[1:]: record(int(number))"
 # Ends when nothing waits any more: each flush sends what waits, 25 at a time.
 SWEEP = "for _ in range(60):\n    record(0)\n    if mine.flush(5) and not waiting(): break"
-BRUTAL = ("-S",)  # flags of children that are many: a quicker start
-STRICT = ("-S", "-X", "dev", "-W", "error")
+# Flags of children that are many: a quicker start, but where a tool that `site` loads measures coverage.
+BRUTAL = () if "COVERAGE_PROCESS_START" in os.environ else ("-S",)
+STRICT = (*BRUTAL, "-X", "dev", "-W", "error")
 PATIENT = {"EXIT_WAIT": "15"}  # for a busy machine: no answer is to be lost at the exit
 
 
@@ -2500,7 +2503,7 @@ class FaultTests(DeliveryCase):
             record(2)
         import json
         network = {"socket", "_socket", "ssl", "urllib.request", "http.client"}
-        print(json.dumps([sorted(network & set(sys.modules)),
+        print(json.dumps([sorted(network.intersection(sys.modules) - loaded),
                           threading.active_count(), mine.flush()]), flush=True)
         main(["status", "--json"])
     """
@@ -3213,6 +3216,7 @@ class PlatformTests(DeliveryCase):
     """What other systems do, simulated: refusals of Windows, no fork, no hard links, another writer."""
 
     REFUSE = """
+        import encodings.idna, urllib.request  # before they see that this is no Windows
         os.name = "nt"
         if hasattr(os, "register_at_fork"): del os.register_at_fork
         left = {}
