@@ -860,11 +860,9 @@ class _Outbox:
     def touch(self, claim: str) -> bool:
         """Show that this claim's process lives; False if another process took the claim, or deleted it."""
         now = time.time()  # ours: a file server's clock may be another
-        try:
+        with suppress(OSError):
             os.utime(self.path(claim), (now, now))
-        except OSError:
-            return False
-        return True
+        return os.path.isdir(self.path(claim))
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
