@@ -115,10 +115,6 @@ def _name_problem(name: object, reserved: FrozenSet[str]) -> str:
     return "is reserved by Google Analytics" if is_reserved else ""
 
 
-def _kind_name(kind: Kind) -> str:
-    return kind if isinstance(kind, str) else "options" if isinstance(kind, Mapping) else "choice"
-
-
 def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
     if not is_option:
@@ -144,9 +140,9 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
     for name, kind in checked.items():
         problem = (_name_problem(name, _RESERVED_PARAMS)
                    or name in _COMMON_PARAMS and "is added to every event"
-                   or name in _NUMBER_PARAMS and _kind_name(kind) not in ("count", "milliseconds")
+                   or name in _NUMBER_PARAMS and kind not in ("count", "milliseconds")
                    and "can only hold a number in Google Analytics"
-                   or name in _TEXT_PARAMS and _kind_name(kind) not in ("choice", "word", "words")
+                   or name in _TEXT_PARAMS and kind not in ("word", "words") and not isinstance(kind, tuple)
                    and "can only hold a text in Google Analytics")
         if problem:
             raise ValueError(f"parameter {name!r} of event {event!r} {problem}")
