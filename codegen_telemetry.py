@@ -1109,12 +1109,16 @@ class _Sender:
             if self._leave_by is None:  # own events in another process's claim may come back
                 goes_on = bool(here or own.difference(self.outbox.events()))
             else:
-                goes_on = not own.isdisjoint(here) and self._leave_by - time.monotonic() > self._fair
+                goes_on = not own.isdisjoint(here) and not self._is_late()
             if to and goes_on:
                 return to
             self._runs = False
             self._changed.notify_all()
             return None
+
+    def _is_late(self) -> bool:
+        """Whether the exit leaves no fair time for a request."""
+        return self._leave_by is not None and self._leave_by - time.monotonic() <= self._fair
 
     def _own_present(self, to: Optional[_Destination]) -> Set[str]:
         """Own events that are still on disk. The others were sent by some process, unless sending is not
@@ -1128,7 +1132,8 @@ class _Sender:
     def _deliver(self, to: Optional[_Destination], claim: str, events: Dict[str, Any],
                  ask: Callable[..., Optional[_Answer]]) -> bool:
         """Post a claim's events and act on the answer; True if they were delivered."""
-        if not (to and self.outbox.touch(claim) and to == self._look()):  # still ours, and allowed to leave?
+        is_ours = self.outbox.touch(claim) and not self._is_late()
+        if not to or not is_ours or to != self._look():  # the last look: may they still leave?
             self.outbox.give_back(claim)
             return False
         began, flags = time.monotonic(), {"may send": True, "has sent": False}
@@ -1198,7 +1203,9 @@ class _Sender:
             if deadline > now:  # a short wait must do
                 self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
             self._leave_by = deadline if self._own or self._posting else now
-        for thread, grace in zip(self._threads, (0.1, 0.02)):
+        # PyPy may crash when it ends in the middle of an import.
+        patience = 1.0 if self._loading and sys.implementation.name == "pypy" else 0.02
+        for thread, grace in zip(self._threads, (0.1, patience)):
             while thread.is_alive() and time.monotonic() < self._leave_by + grace:
                 try:
                     with self._changed:

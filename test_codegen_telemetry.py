@@ -2618,7 +2618,7 @@ class ExitTests(DeliveryCase):
         slow = """
             class Slow:
                 def find_spec(self, name, *ignored):
-                    if name == "http.client": time.sleep(0.6)
+                    if name == "http.client": time.sleep(0.4)
             sys.meta_path.insert(0, Slow())
         """
         server = self.server(lambda handler: threading.Event().wait(3))
@@ -3164,6 +3164,7 @@ class HostTests(DeliveryCase):
         ended = self.run_child("""
             import resource
             record(1)
+            mine.flush(5)  # the network code is loaded: parts of it complain aloud when they can't be
             resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
             held = []
             try:
