@@ -2989,7 +2989,8 @@ class BoundTests(DeliveryCase):
                     threads = max(threads, threading.active_count())
                     files = max(files, sum(len(found) for _, _, found in os.walk(os.path.expanduser("~"))))
             fds = "/proc/self/fd"
-            print(threads <= 3, files <= 600, not os.path.isdir(fds) or len(os.listdir(fds)) < 20)
+            # two that end may stand beside two that begin
+            print(threads <= 5, files <= 600, not os.path.isdir(fds) or len(os.listdir(fds)) < 20)
             ending()
         """), self.environment(server))
         self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True True True"]))
