@@ -2679,7 +2679,8 @@ class ExitTests(DeliveryCase):
 
         for ended in self.crew([partial(interrupted, number) for number in range(4)], at_once=2):
             self.assertEqual((ended.code, ended.err), (5, ""))
-        self.assertLess(max(seconds), .6)
+        # PyPy loses some interrupts of a join: seen in 17 of 250; then the wait lasts as long as it may.
+        self.assertLess(max(seconds), 1.6 if sys.implementation.name == "pypy" else .6)
 
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_command_ends_the_process_by_it(self) -> None:
