@@ -2413,10 +2413,6 @@ class CrowdTests(DeliveryCase):
         self.assert_arrived(range(20, 27), healthy.events)
 
 
-def waiting_pauses(outbox: Path) -> List[str]:
-    return [path.name for path in outbox.glob("*.pause")]
-
-
 def silent(handler: Any) -> None:
     """Never answers."""
     threading.Event().wait(6)
@@ -2641,7 +2637,7 @@ class ExitTests(DeliveryCase):
         for number in range(1, 6):
             code = f"record({number})\nwhile not waiting('.claim'): time.sleep(.005)\ntime.sleep(.05)"
             self.assertEqual(self.run_child(code, env).code, 0)
-        self.assertEqual(waiting_pauses(self.outbox), [])
+        self.assertEqual(list(self.outbox.glob("*.pause")), [])
         self.assertLessEqual(max(map(len, self.arrivals(server.events).values()), default=0), 1)
         self.sweep({**env, **PATIENT})
         self.assert_arrived(range(1, 6), server.events, once=False)
