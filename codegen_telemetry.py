@@ -38,12 +38,12 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
-from typing import (Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping,
-                    NamedTuple, Optional, Set, TextIO, Tuple, TypeVar, Union)
+from typing import (Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional,
+                    Set, Tuple, TypeVar, Union)
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -131,19 +131,19 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
 
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
-    problem: Union[str, bool] = _name_problem(event, _RESERVED_EVENTS)
-    if not problem and len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS:
-        problem = f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets"
+    problem: Union[str, bool] = (
+        _name_problem(event, _RESERVED_EVENTS) or len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS
+        and f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets")
     if problem:
         raise ValueError(f"event {event!r} {problem}")
     checked: Dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
     for name, kind in checked.items():
+        is_number = kind in ("count", "milliseconds")
+        is_text = kind in ("word", "words") or isinstance(kind, tuple)
         problem = (_name_problem(name, _RESERVED_PARAMS)
                    or name in _COMMON_PARAMS and "is added to every event"
-                   or name in _NUMBER_PARAMS and kind not in ("count", "milliseconds")
-                   and "can only hold a number in Google Analytics"
-                   or name in _TEXT_PARAMS and kind not in ("word", "words") and not isinstance(kind, tuple)
-                   and "can only hold a text in Google Analytics")
+                   or name in _NUMBER_PARAMS and not is_number and "must be a number for Google Analytics"
+                   or name in _TEXT_PARAMS and not is_text and "must be a text for Google Analytics")
         if problem:
             raise ValueError(f"parameter {name!r} of event {event!r} {problem}")
     return MappingProxyType(checked)
@@ -212,24 +212,6 @@ _STALE_SECONDS = 10.0             # a lock, claim or temporary file this old bel
 _T = TypeVar("_T")
 
 
-class _Files(NamedTuple):
-    """Where everything lies. `base` must exist; `folder` is made below it once there is something to keep."""
-    base: str
-    folder: str
-    config: str
-    outbox: str
-
-
-def _files(product: Product) -> _Files:
-    """The paths of this user; all empty when there is no home folder with an absolute path."""
-    home = os.path.expanduser("~")
-    folder = os.path.join(home, os.path.expanduser(product.directory))
-    if not os.path.isabs(folder):
-        return _Files("", "", "", "")
-    base = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
-    return _Files(base, folder, os.path.join(folder, "config.json"), os.path.join(folder, "outbox"))
-
-
 class _Config(NamedTuple):
     """What the config file says. `problem` is empty, or why the file can't be used."""
     problem: str
@@ -239,23 +221,33 @@ class _Config(NamedTuple):
     tracking_id: str = ""
     api_secret: str = ""
     notice_shown: bool = False
-    updated: str = ""
 
 
 _MISSING = _Config("it does not exist")
 
 
-def _read_small(path: str, limit: int = _MAX_FILE, owned: bool = False) -> bytes:
-    """A regular file's bytes. Raises OSError; ValueError for other kinds, over `limit` bytes, or when neither
-    this user nor the administrator owns what has to be `owned`."""
+def _config_path(product: Product) -> str:
+    """The config file of this user; empty when there is no home folder with an absolute path."""
+    folder = os.path.join(os.path.expanduser("~"), os.path.expanduser(product.directory))
+    return os.path.join(folder, "config.json") if os.path.isabs(folder) else ""
+
+
+def _has_place(path: str) -> bool:
+    """Whether the config file could be made. Its folder is, the home folder is not."""
+    folder, home = os.path.dirname(path), os.path.expanduser("~")
+    place = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
+    if os.path.lexists(folder):
+        place = os.path.dirname(os.path.realpath(path))
+    return bool(path) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
+
+
+def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
+    """A regular file's bytes. Raises OSError; ValueError for other kinds of files and over `limit` bytes."""
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("it is not a regular file")
-        if owned and hasattr(os, "geteuid") and found.st_uid not in (0, os.geteuid()):
-            raise ValueError("it belongs to another user")
         data = os.read(fd, limit + 1)
     finally:
         os.close(fd)
@@ -267,8 +259,7 @@ def _read_small(path: str, limit: int = _MAX_FILE, owned: bool = False) -> bytes
 def _parse_object(data: bytes) -> Dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
-        # the byte order mark by hand: a signal handler may come while its codec is being loaded
-        document = json.loads(data[3 * data.startswith(b"\xef\xbb\xbf"):].decode("utf-8"))
+        document = json.loads(data)
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON, or nested too deeply") from None
     if not isinstance(document, dict):
@@ -280,17 +271,15 @@ def _interpreted(document: Dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
     json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
-    if not isinstance(section, dict) or not isinstance(notice, bool):
-        raise ValueError("a value has the wrong type")
-    texts = [section.get(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
+    read = section.get if isinstance(section, dict) else lambda key, default: None
+    texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
     about = [document.get(key, "") for key in ("version", "lastUpdated")]
-    if not all(isinstance(text, str) for text in texts + about):
+    if not isinstance(notice, bool) or not all(isinstance(text, str) for text in texts + about):
         raise ValueError("a value has the wrong type")
     if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
-    client_id, endpoint, tracking_id, api_secret = (text.strip() for text in texts)
-    return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice,
-                   updated=about[1])
+    client_id, endpoint, tracking_id, api_secret = (str(text).strip() for text in texts)
+    return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice)
 
 
 def _patiently(call: Callable[[], _T]) -> _T:
@@ -307,19 +296,13 @@ def _patiently(call: Callable[[], _T]) -> _T:
 def _read_config(path: str) -> _Config:
     """What the config file says. Never raises, never writes."""
     try:
-        data = _patiently(partial(_read_small, path, owned=True))
-        return _interpreted(_parse_object(data))
+        return _interpreted(_parse_object(_patiently(partial(_read_small, path))))
     except (FileNotFoundError, NotADirectoryError):
         return _MISSING
     except OSError as error:
         return _Config(f"it can't be read: {error.strerror or 'unknown reason'}")
     except ValueError as error:
         return _Config(str(error))
-
-
-def _unique() -> str:
-    """A name that no other process has."""
-    return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _unlink(path: str) -> None:
@@ -330,12 +313,17 @@ def _unlink(path: str) -> None:
 def _age(path: str) -> float:
     """Seconds since the file was written, without sign, for clocks are set; 0 if it is gone."""
     try:
-        return abs(time.time() - os.lstat(path).st_mtime)
+        return abs(time.time() - os.stat(path).st_mtime)
     except OSError:
         return 0.0
 
 
-def _write_new(path: str, data: bytes, durable: bool = False) -> None:
+def _unique() -> str:
+    """A name that no other process has."""
+    return f"{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _create(path: str, data: bytes = b"", durable: bool = False) -> None:
     """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
@@ -350,12 +338,15 @@ def _write_new(path: str, data: bytes, durable: bool = False) -> None:
         os.close(fd)
 
 
-def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
-           durable: bool = False) -> None:
-    """Write a temporary file beside `path` and `put` it there: complete or not at all. Raises OSError."""
+def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace, durable: bool = False,
+           before: Optional[bytes] = None) -> None:
+    """Write a temporary file beside `path` and `put` it there: complete or not at all, and only in place of
+    the bytes `before`, if given. Raises OSError."""
     temporary = f"{path}.{_unique()}.tmp"
     try:
-        _write_new(temporary, data, durable)
+        _create(temporary, data, durable)
+        if before is not None and _read_small(path) != before:
+            raise OSError(errno.EBUSY, "another program has just changed it", path)
         _patiently(partial(put, temporary, path))
     finally:
         _unlink(temporary)
@@ -364,31 +355,6 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
             fd = os.open(os.path.dirname(path), os.O_RDONLY)
             os.fsync(fd)
             os.close(fd)
-
-
-@contextmanager
-def _locked(path: str, wait: float) -> Iterator[None]:
-    """Hold `<path>.lock`. Raises TimeoutError when another process keeps it for `wait` seconds, OSError if it
-    can't be made. Who slept so long that the lock was broken is stopped by `_update_config`'s comparison."""
-    lock, token, deadline = path + ".lock", _unique().encode(), time.monotonic() + wait
-    while True:
-        try:
-            _write_new(lock, token)
-            break
-        except FileExistsError:
-            if _age(lock) > _STALE_SECONDS:
-                with suppress(FileNotFoundError):
-                    os.unlink(lock)
-            elif time.monotonic() >= deadline:
-                raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
-            else:
-                time.sleep(0.01)
-    try:
-        yield
-    finally:
-        with suppress(OSError, ValueError):
-            if _read_small(lock) == token:
-                os.unlink(lock)
 
 
 def _time_text(seconds: Optional[float] = None) -> str:
@@ -405,50 +371,52 @@ def _encoded(document: Dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def _create_config(product: Product, files: _Files, enabled: bool) -> None:
+def _create_config(product: Product, path: str, enabled: bool) -> None:
     """Create the config file, complete and by one process only, unless it exists. Raises OSError."""
-    if not os.path.isdir(files.base):
-        raise FileNotFoundError(errno.ENOENT, "there is no home folder", files.base or "~")
-    os.makedirs(files.folder, 0o700, exist_ok=True)
-    path, data = os.path.realpath(files.config), _encoded({
-        "version": "1.0.0", "telemetry": {"enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
-                                          "trackingId": product.tracking_id},
-        "hasShownTelemetryNotice": False})
-
-    def put(temporary: str, target: str) -> None:
+    if not _has_place(path):
+        raise FileNotFoundError(errno.ENOENT, "there is no place for it", path or "~")
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
+        "enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
+        "trackingId": product.tracking_id}, "hasShownTelemetryNotice": False})
+    with suppress(FileExistsError):
         try:
-            os.link(temporary, target)  # exclusive: of many processes one is the first
-        except FileExistsError:
-            pass
-        except (OSError, AttributeError, NotImplementedError):  # a file system without hard links
-            with suppress(FileExistsError):
-                _write_new(target, data)
-
-    _store(path, data, put)
+            _store(path, data, os.link)  # exclusive: of many processes one is the first
+        except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
+            _create(path, data)
 
 
 def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool], wait: float = 0) -> None:
     """Change the config file under its lock, durably if it may `wait`. `change` edits the document or returns
     False to leave the file alone; a missing anonymous ID is added. Raises OSError, ValueError."""
     path = os.path.realpath(path)
-    with _locked(path, wait):
+    lock, deadline, is_locked = path + ".lock", time.monotonic() + wait, False
+    while not is_locked:
+        try:
+            _create(lock)
+            is_locked = True
+        except FileExistsError:
+            if _age(lock) > _STALE_SECONDS:
+                with suppress(FileNotFoundError):
+                    os.unlink(lock)
+            elif time.monotonic() >= deadline:
+                raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
+            else:
+                time.sleep(0.01)
+    try:
         before = _read_small(path)
         document = _parse_object(before)
-        if not change(document, _interpreted(document)):
-            return
-
-        def replace(temporary: str, target: str) -> None:
+        if change(document, _interpreted(document)):
+            folder, name = os.path.split(path)
+            for entry in os.listdir(folder):  # what killed processes left half-written
+                left = os.path.join(folder, entry)
+                if re.fullmatch(re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp", entry) and (
+                        _age(left) > _STALE_SECONDS):
+                    _unlink(left)
             # Who writes without the lock, or slept through its end, must not be undone and must not undo.
-            if _read_small(target) != before:
-                raise OSError(errno.EBUSY, "another program has just changed it", target)
-            os.replace(temporary, target)
-
-        folder, name = os.path.split(path)
-        for entry in os.listdir(folder):  # what killed processes left half-written
-            if re.fullmatch(re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp", entry):
-                if _age(os.path.join(folder, entry)) > _STALE_SECONDS:
-                    _unlink(os.path.join(folder, entry))
-        _store(path, _encoded(document), replace, wait > 0)
+            _store(path, _encoded(document), os.replace, wait > 0, before)
+    finally:
+        _unlink(lock)
 
 
 # === Consent: may we send, and who decided? ===
@@ -459,24 +427,13 @@ _ON = "on by default"
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     """Whether a variable is set to anything but a word for no. Undecodable bytes count as set."""
-    value = environ.get(variable)
-    return value is not None and value.strip().lower() not in _NO_WORDS
+    return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
 def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
     """The variable that switches telemetry off, or an empty text."""
     variables = ("DO_NOT_TRACK", product.env_prefix + "_DISABLED")
     return next((variable for variable in variables if _is_set(environ, variable)), "")
-
-
-def _project_section(product: Product, given: object) -> object:
-    """The `telemetry` section the host passed, or that of the project file here; None if there is none."""
-    if given is not None or not product.project_file:
-        return given
-    try:
-        return _parse_object(_read_small(product.project_file, _MAX_PROJECT_FILE)).get("telemetry")
-    except (OSError, ValueError):
-        return None  # one that can't be read is no answer
 
 
 def _quietly(call: Callable[[], _T], default: _T,
@@ -489,37 +446,36 @@ def _quietly(call: Callable[[], _T], default: _T,
         return default
 
 
-def _refusal(project: object, config: _Config, files: _Files) -> str:
+def _project_section(product: Product, given: object) -> object:
+    """The `telemetry` section the host passed, or that of the project file here; None if there is none."""
+    if given is not None or not product.project_file:
+        return given
+    try:
+        return _parse_object(_read_small(product.project_file, _MAX_PROJECT_FILE)).get("telemetry")
+    except (OSError, ValueError):
+        return None  # one that can't be read is no answer
+
+
+def _refusal(project: object, config: _Config, path: str) -> str:
     """Who says no first: project, config file, no place for one; empty if nobody does."""
     section: Mapping[str, Any] = project if isinstance(project, Mapping) else {
         "enabled": project is None or project is True}  # anything else is as good as a no
     if _quietly(lambda: section.get("enabled", True) is not True, True):  # one that raises, too
         return "project"
     if config is not _MISSING:
-        return "" if config.enabled else files.config
-    is_made = os.path.lexists(files.folder)
-    place = os.path.dirname(os.path.realpath(files.config)) if is_made else files.base
-    is_usable = place and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
-    return "" if is_usable else f"no place for {files.config or 'a config file'}"
+        return "" if config.enabled else path
+    return "" if _has_place(path) else f"no place for {path or 'a config file'}"
 
 
 # === Context: where are we running? ===
 
-# A variable that a continuous integration service sets, and the service: first the documented nine, then the
-# generic ones, then services that may not set those. Names as in
-# https://github.com/watson/ci-info/blob/master/vendors.json
-CI_VARIABLES = (
-    ("GITHUB_ACTIONS", "GitHub Actions"), ("GITLAB_CI", "GitLab CI"), ("CIRCLECI", "CircleCI"),
-    ("TRAVIS", "Travis CI"), ("JENKINS_URL", "Jenkins"), ("BITBUCKET_BUILD_NUMBER", "Bitbucket Pipelines"),
-    ("CODEBUILD_BUILD_ID", "AWS CodeBuild"), ("TEAMCITY_VERSION", "TeamCity"), ("BUILDKITE", "Buildkite"),
-    ("CI", "any that says so"), ("CONTINUOUS_INTEGRATION", "any that says so"),
-    ("TF_BUILD", "Azure Pipelines"), ("APPVEYOR", "AppVeyor"), ("bamboo_planKey", "Bamboo"),
-    ("CF_BUILD_ID", "Codefresh"), ("DRONE", "Drone"), ("GO_PIPELINE_LABEL", "GoCD"),
-    ("HARNESS_BUILD_ID", "Harness"), ("HUDSON_URL", "Hudson"), ("PROW_JOB_ID", "Prow"),
-    ("SCREWDRIVER", "Screwdriver"), ("TASKCLUSTER_ROOT_URL", "Taskcluster"), ("XCS", "Xcode Server"),
-)
+# Variables that continuous integration services set: those of the documented nine, the generic two, those of
+# services that may not set these. Names as in https://github.com/watson/ci-info/blob/master/vendors.json
+CI_VARIABLES = tuple("""
+    GITHUB_ACTIONS GITLAB_CI CIRCLECI TRAVIS JENKINS_URL BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID
+    TEAMCITY_VERSION BUILDKITE CI CONTINUOUS_INTEGRATION TF_BUILD APPVEYOR bamboo_planKey CF_BUILD_ID DRONE
+    GO_PIPELINE_LABEL HARNESS_BUILD_ID HUDSON_URL PROW_JOB_ID SCREWDRIVER TASKCLUSTER_ROOT_URL XCS""".split())
 _PROCESS_START = time.time()  # seconds since 1970; whole ones are GA4's session id
-_PYTHON_VERSION = "%d.%d.%d" % sys.version_info[:3]
 # The category of an exception by the name of its class or a base class: so none of them has to be imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "configuration_error": "ConfigError ConfigurationError NoSectionError NoOptionError InterpolationError",
@@ -542,7 +498,7 @@ def _plain(value: object) -> str:
 
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a continuous integration service runs us, by the variables it sets. `CI=false` is not CI."""
-    return any(_is_set(environ, variable) for variable, _ in CI_VARIABLES)
+    return any(_is_set(environ, variable) for variable in CI_VARIABLES)
 
 
 def input_source(value: object) -> str:
@@ -559,8 +515,7 @@ def input_source(value: object) -> str:
 def error_type(exc: object) -> str:
     """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. Never raises."""
     kind: Any = exc if issubclass(type(exc), type) else type(exc)
-    bases = kind.__mro__
-    names = [base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in bases]
+    names = (base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in kind.__mro__)
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
 
 
@@ -574,8 +529,7 @@ _MAX_ITEMS = 100  # of a list or mapping that we look at: it may be endless
 def _word(value: object) -> str:
     """The word, or "other": too short for a path or a sentence, with too few digits for an identifier."""
     text = _plain(value)
-    fits = re.fullmatch("[a-z][A-Za-z0-9_-]{0,31}", text) and len(re.findall("[0-9]", text)) <= 3
-    return text if fits else "other"
+    return text if re.fullmatch("(?!([^0-9]*[0-9]){4})[a-z][A-Za-z0-9_-]{0,31}", text) else "other"
 
 
 def _words(value: Any) -> str:
@@ -649,8 +603,9 @@ def _event(name: str, params: Dict[str, Value], declared: Mapping[str, Kind], ve
     """The event as GA4 takes it. `stamp` is the moment of recording in microseconds since 1970."""
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
     return {"name": name, "timestamp_micros": stamp, "params": {
-        **params, "cli_version": version, "python_version": _PYTHON_VERSION, "os": sys.platform, "ci": ci,
-        "session_id": int(_PROCESS_START), "engagement_time_msec": max(1, *spent[:1], 1)}}
+        **params, "cli_version": version, "python_version": "%d.%d.%d" % sys.version_info[:3],
+        "os": sys.platform, "ci": ci, "session_id": int(_PROCESS_START),
+        "engagement_time_msec": max(1, *spent[:1], 1)}}
 
 
 # === Wire: what does it look like outside? ===
@@ -732,7 +687,7 @@ class _Outbox:
     | name | what it is |
     | --- | --- |
     | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
-    | `<destination>-<process>-<random>.claim/` | events that one process sends; it touches the folder |
+    | `<destination>-<process>-<random>.claim/` | a process that sends touches it, and moves events there |
     | the same with `.sent` | delivered events being deleted |
     | `<destination>.pause` | when the next try is due after a failure, and how many there were in a row |
     | `*.tmp` | a file being written |
@@ -740,8 +695,7 @@ class _Outbox:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._known: List[str] = []  # names of waiting events, oldest first; some may be gone
-        self._puts = 0
+        self._room = 0  # how many events may be put before the next look at what waits
         self._skipped: Set[str] = set()  # events that another process took first, or that can't be taken
 
     def path(self, *names: str) -> str:
@@ -764,11 +718,9 @@ class _Outbox:
         return [name for name in self.events() if name[16:35] == whose and name not in self._skipped]
 
     def present(self) -> Set[str]:
-        """Names of all events that wait or are being sent."""
-        found = set(self.events())
-        for claim in self.names(".claim"):
-            found.update(self.events(claim))
-        return found.union(self.events())  # again, for they move both ways
+        """Names of all events that wait or are being sent; a second look, for they move both ways."""
+        looks = [self.events(), *map(self.events, self.names(".claim")), self.events()]
+        return set().union(*looks)
 
     def put(self, to: _Destination, event: Dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
@@ -782,46 +734,41 @@ class _Outbox:
             with suppress(FileExistsError):
                 os.mkdir(self._folder, 0o700)
             _store(self.path(name), data)
-        self._known.append(name)
-        self._puts += 1
-        if self._puts % 50 == 1:  # a look costs time
-            self._known = self.events()
-        while len(self._known) > _MAX_WAITING:
-            _unlink(self.path(self._known.pop(0)))
+        self._room -= 1
+        if self._room < 0:  # a look costs time
+            events = self.events()
+            self._room = min(50, max(0, _MAX_WAITING - len(events)))
+            for old in events[:-_MAX_WAITING]:
+                _unlink(self.path(old))
         return name
 
-    def is_busy(self, key: str) -> bool:
-        """Whether some process sends to this destination now: it may take along what the others recorded, so
-        that of many that run at once few load the network code."""
-        return any(_age(self.path(name)) < _LIFE_SECONDS for name in self.names(".claim")
-                   if name.startswith(key))
+    def announce(self, to: _Destination) -> str:
+        """Make a claim's folder, empty yet. An empty text while another process sends to this destination: it
+        may take along what all have recorded, so that of many that run at once few load the network code."""
+        if any(_age(self.path(name)) < _LIFE_SECONDS for name in self.names(".claim")
+               if name.startswith(to.key)):
+            return ""
+        claim = f"{to.key}-{_unique()}.claim"
+        os.mkdir(self.path(claim), 0o700)
+        self.touch(claim)
+        return claim
 
-    def claim(self, to: _Destination, own: Iterable[str], only_own: bool) -> Tuple[str, Dict[str, Any]]:
-        """Take up to 25 waiting events, those named `own` first: the claim's folder (an empty text if there
-        are none) and the events by their names."""
+    def take(self, to: _Destination, claim: str, own: Iterable[str], only_own: bool) -> Dict[str, Any]:
+        """Move up to 25 waiting events into a claim, those named `own` first; the events by their names."""
         self._tidy(to.client_id)
         self._skipped.intersection_update(self.events())
         names = self.waiting(to)
         first = sorted(set(own).intersection(names))
-        if not names or only_own and not first:
-            return "", {}
-        claim = f"{to.key}-{_unique()}.claim"
         events: Dict[str, Any] = {}
-        os.mkdir(self.path(claim), 0o700)
-        for name in dict.fromkeys([*first, *names]):
+        for name in dict.fromkeys([*first, *names] if first or not only_own else ()):
             if len(events) < _MAX_BATCH:
                 try:
                     event = self._load(self.path(name), to)
                     os.rename(self.path(name), self.path(claim, name))
+                    events.update({name: event} if event else {})
                 except OSError:
                     self._skipped.add(name)
-                    continue
-                if event:
-                    events[name] = event
-        self.touch(claim)
-        if not events:
-            self.finish(claim)
-        return claim if events else "", events
+        return events
 
     def _load(self, path: str, to: _Destination) -> Optional[Dict[str, Any]]:
         """The event in a file; None if that is damaged or was recorded for another destination."""
@@ -843,15 +790,14 @@ class _Outbox:
         limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "pause": _MAX_AGE, "sent": -1.0}
         for name in set(self.names()).difference(events):
             ending = name.rpartition(".")[2]
-            if not re.fullmatch(_OURS, name) or _age(self.path(name)) <= limits[ending]:
-                continue
-            if ending == "claim":
-                taken = f"{name[:8]}-{_unique()}.claim"
-                with suppress(OSError):
-                    os.rename(self.path(name), self.path(taken))  # by one process only
-                    self.give_back(taken)
-            else:
-                self.finish(name) if ending == "sent" else _unlink(self.path(name))
+            if re.fullmatch(_OURS, name) and _age(self.path(name)) > limits[ending]:
+                if ending == "claim":
+                    taken = f"{name[:8]}-{_unique()}.claim"
+                    with suppress(OSError):
+                        os.rename(self.path(name), self.path(taken))  # by one process only
+                        self.give_back(taken)
+                else:
+                    self.finish(name) if ending == "sent" else _unlink(self.path(name))
 
     def touch(self, claim: str) -> bool:
         """Show that this claim's process lives; False if another process took the claim, or deleted it."""
@@ -926,7 +872,6 @@ _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so no
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
 _Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds that Retry-After asks for
 _NO_ANSWER: _Answer = (0, None)
-_Calls = List[Optional[Callable[[], _Answer]]]  # what one thread asks of the other; None: to end
 
 
 def _retry_seconds(text: str) -> Optional[float]:
@@ -945,13 +890,14 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
     operation only; the caller bounds the whole."""
     from http import client
     from urllib import request as urllib
+    is_secure = to.endpoint.lower().startswith("https")
+    kind: Any = client.HTTPSConnection if is_secure else client.HTTPConnection
 
-    def send(connection: Any, data: bytes) -> None:
-        if connection.sock is None:
-            connection.connect()  # which may take its time to look the name up
-        if not may_send():
-            raise TimeoutError("too late, or not allowed any more")
-        client.HTTPConnection.send(connection, data)
+    class Connection(kind):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()  # which may take its time to look the name up
+            if not may_send():
+                raise TimeoutError("too late, or not allowed any more")
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
@@ -959,16 +905,13 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
     opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
                                             if proxies.get(name)}))
     opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
-    plain: Any = urllib.HTTPHandler(0)
-    plain.http_open = partial(plain.do_open, type("Plain", (client.HTTPConnection,), {"send": send}))
-    opener.add_handler(plain)
-    if to.endpoint.lower().startswith("https"):
+    more: Dict[str, Any] = {}
+    if is_secure:
         import ssl
-        context = ssl.create_default_context()
-        secure: Any = urllib.HTTPSHandler(0, context=context)
-        connection = type("Secure", (client.HTTPSConnection,), {"send": send})
-        secure.https_open = partial(secure.do_open, connection, context=context)
-        opener.add_handler(secure)
+        more["context"] = ssl.create_default_context()
+    handler: Any = urllib.HTTPSHandler(0, **more) if is_secure else urllib.HTTPHandler(0)
+    setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, Connection, **more))
+    opener.add_handler(handler)
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
@@ -981,32 +924,32 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
 class _Sender:
     """Sends the waiting events of one process on two daemon threads, which end when nothing is left to send.
 
-    One thread decides; the other one loads the network code and posts, and may be left behind there: a name
-    look-up, a TLS handshake or a server that drips can't be interrupted. The caller's thread starts both,
-    because since Python 3.12 none can be started once the main thread has ended.
+    One thread decides; the other one posts, and may be left behind there: a name look-up, a TLS handshake or
+    a server that drips can't be interrupted. The caller's thread starts both, because since Python 3.12 none
+    can be started once the main thread has ended.
     """
 
     def __init__(self, outbox: _Outbox, look: Callable[[], Optional[_Destination]],
-                 swallow: Callable[[Exception], None]) -> None:
+                 swallow: Callable[[Exception], None], exit_wait: float) -> None:
         self.outbox, self._swallow = outbox, swallow
         self._look = look                       # where events may go now
-        self._changed = threading.Condition()   # guards all below; reentrant, as signal handlers may record
+        self._fair = min(_FAIR_SECONDS, exit_wait / 2 or _FAIR_SECONDS)
+        self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._runs = False                      # whether the threads have something to do
         self._threads: Tuple[threading.Thread, ...] = ()
         self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
-        self._loading = self._posting = False   # what the other thread does
+        self._loading = self._posting = False
         self._leave_by: Optional[float] = None  # monotonic; until then the exit waits
-        self._fair = _FAIR_SECONDS
 
     def record(self, to: _Destination, event: Dict[str, Any]) -> None:
-        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
+        """Put an event into the outbox, as one of this run."""
         try:
             name = self.outbox.put(to, event)
         except (OSError, ValueError):
             self._lost = True
             raise
-        with self._changed:
+        with self._lock:
             self._own[name] = None
             if len(self._own) > _MAX_WAITING:
                 del self._own[next(iter(self._own))]
@@ -1014,46 +957,52 @@ class _Sender:
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
-        with self._changed:
+        from queue import SimpleQueue  # with the first event to send
+        with self._lock:
             if self._runs or self._leave_by is not None:
                 return
             self._runs = True
-            calls: _Calls = []          # from one thread to the other
-            answers: List[_Answer] = []  # and back
+            calls: Any = SimpleQueue()  # from one thread to the other
+            answers: Any = SimpleQueue()  # and back
+            works = (partial(self._run, calls, answers), partial(self._call, calls, answers))
+            self._threads = tuple(threading.Thread(None, work, "telemetry", daemon=True) for work in works)
             try:
-                self._threads = tuple(threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
-                                      for work in (self._run, self._call))
                 for thread in reversed(self._threads):
                     thread.start()
             except RuntimeError:
                 self._runs, self._threads = False, ()
-                calls.append(None)
-                self._changed.notify_all()
+                calls.put(None)
 
-    def _call(self, calls: _Calls, answers: List[_Answer]) -> None:
-        """The thread that loads and posts."""
-        while True:
-            with self._changed:
-                while not calls:
-                    self._changed.wait()
-                call = calls.pop(0)
-            if call is None:
-                return
-            answer = _quietly(call, _NO_ANSWER, self._swallow)
-            with self._changed:
-                answers.append(answer)
-                self._changed.notify_all()
+    def _call(self, calls: Any, answers: Any) -> None:
+        """The thread that posts."""
+        for call in iter(calls.get, None):
+            answers.put(_quietly(call, _NO_ANSWER, self._swallow))
 
-    def _run(self, calls: _Calls, answers: List[_Answer]) -> None:
-        """The deciding thread, which ends the other one."""
-        _quietly(partial(self._send, partial(self._ask, calls, answers)), None, self._swallow)
-        with self._changed:
-            calls.append(None)
+    def _run(self, calls: Any, answers: Any) -> None:
+        """The thread that decides, and ends the other one."""
+        _quietly(partial(self._send, calls, answers), None, self._swallow)
+        calls.put(None)
+        with self._lock:
             if threading.current_thread() in self._threads:
                 self._runs = False
-            self._changed.notify_all()
 
-    def _load(self) -> _Answer:
+    def _send(self, calls: Any, answers: Any) -> None:
+        """Claim and post until nothing is left to send. The network code is loaded after a sign to others."""
+        goes_on = True
+        while goes_on:
+            to = self._next()
+            if to is None:
+                return
+            claim = self.outbox.announce(to)
+            if claim:
+                self._load()
+                events = self.outbox.take(to, claim, self._own, self._leave_by is not None)
+                goes_on = self._deliver(to, claim, events, calls, answers)
+                self._posting = False
+            else:
+                time.sleep(0.02)
+
+    def _load(self) -> None:
         """Import the network code: some 50 ms, once in a process."""
         self._loading = True
         try:
@@ -1062,48 +1011,12 @@ class _Sender:
             import encodings.idna  # noqa: F401, which a name look-up needs
         finally:
             self._loading = False
-        return _NO_ANSWER
-
-    def _ask(self, calls: _Calls, answers: List[_Answer], claim: str, posting: bool,
-             call: Callable[[], _Answer], deadline: float) -> Optional[_Answer]:
-        """What the other thread's call returned; None if not by the deadline or the exit's."""
-        with self._changed:
-            if self._leave_by and self._leave_by <= time.monotonic():
-                return None  # from here on the exit waits for a request, or it does not begin
-            self._posting = posting
-            calls.append(call)
-            self._changed.notify_all()
-            left = 1.0
-            while not answers and left > 0:
-                left = min(deadline, self._leave_by or deadline) - time.monotonic()
-                # a little longer than that, for we may have been stopped meanwhile
-                self._changed.wait(min(max(left, 0.02), _LIFE_SECONDS / 6))
-                self.outbox.touch(claim)
-            self._posting = False
-            return answers.pop() if answers else None
-
-    def _send(self, ask: Callable[..., Optional[_Answer]]) -> None:
-        """Claim and post until nothing is left to send. The network code is loaded only for a claim."""
-        is_loaded = False
-        while True:
-            to = self._next()
-            if to is None:
-                return
-            claim = ""
-            if not self.outbox.is_busy(to.key):
-                claim, events = self.outbox.claim(to, self._own, self._leave_by is not None)
-            if not claim:
-                time.sleep(0.02)
-                continue
-            is_loaded = is_loaded or bool(ask(claim, False, self._load, time.monotonic() + 60))
-            if not self._deliver(to if is_loaded else None, claim, events, ask):
-                return
 
     def _next(self) -> Optional[_Destination]:
         """Where to send something; None if nothing is left, and the threads end: one step, so that no event
         falls between."""
         to = self._look()
-        with self._changed:
+        with self._lock:
             own = self._own_present(to)
             here = self.outbox.waiting(to) if to else []
             if self._leave_by is None:  # own events in another process's claim may come back
@@ -1113,7 +1026,6 @@ class _Sender:
             if to and goes_on:
                 return to
             self._runs = False
-            self._changed.notify_all()
             return None
 
     def _is_late(self) -> bool:
@@ -1124,45 +1036,47 @@ class _Sender:
         """Own events that are still on disk. The others were sent by some process, unless sending is not
         allowed: then `disable` deleted them."""
         present = self.outbox.present().intersection(self._own)
-        for name in [name for name in self._own if name not in present]:
+        for name in self._own.keys() - present:
             del self._own[name]
             self._lost = self._lost or to is None
         return present
 
-    def _deliver(self, to: Optional[_Destination], claim: str, events: Dict[str, Any],
-                 ask: Callable[..., Optional[_Answer]]) -> bool:
-        """Post a claim's events and act on the answer; True if they were delivered."""
-        is_ours = self.outbox.touch(claim) and not self._is_late()
-        if not to or not is_ours or to != self._look():  # the last look: may they still leave?
-            self.outbox.give_back(claim)
-            return False
-        began, flags = time.monotonic(), {"may send": True, "has sent": False}
-        deadline = began + _REQUEST_SECONDS
+    def _deliver(self, to: _Destination, claim: str, events: Dict[str, Any], calls: Any,
+                 answers: Any) -> bool:
+        """Post a claim's events and act on the answer; True if they were delivered, or there were none."""
+        from queue import Empty
+        self._posting = bool(events)
+        if not events or self._is_late() or not self.outbox.touch(claim) or to != self._look():
+            self.outbox.give_back(claim)  # that was the last look: may they still leave?
+            return not events
+        began, answer, was_over = time.monotonic(), None, False
 
-        def may_send() -> bool:
-            is_allowed = time.monotonic() < deadline and self._look() == to
-            with self._changed:
-                flags["has sent"] = flags["has sent"] or is_allowed and flags["may send"]
-                return is_allowed and flags["may send"]
+        def is_over() -> bool:
+            end = began + _REQUEST_SECONDS
+            return time.monotonic() >= min(end, self._leave_by or end)
 
-        answer = ask(claim, True, partial(_post, to, list(events.values()), may_send), deadline)
-        with self._changed:
-            flags["may send"] = False
-        if answer is None and time.monotonic() - began < self._fair:  # the exit cut it too soon for a failure
-            if not flags["has sent"]:
-                self.outbox.give_back(claim)  # else it may have arrived: the claim will be taken over
-            return False
-        status, asked = answer or _NO_ANSWER
+        calls.put(partial(_post, to, list(events.values()), lambda: not is_over() and to == self._look()))
+        while answer is None and not was_over:  # and a look after the end: we may have been stopped
+            was_over = is_over()
+            with suppress(Empty):
+                answer = answers.get(timeout=0.02)
+            self.outbox.touch(claim)
+        if answer is None and time.monotonic() - began < self._fair:
+            return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
+        return self._settle(to, claim, events, answer or _NO_ANSWER)
+
+    def _settle(self, to: _Destination, claim: str, events: Dict[str, Any], answer: _Answer) -> bool:
+        """Act on an answer; True if the events are delivered."""
+        status, asked = answer
         delivered = 200 <= status < 300
         if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             self.outbox.finish(claim)
-            with self._changed:
+            with self._lock:
                 self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
                 for name in events:
                     self._own.pop(name, None)
-                self._changed.notify_all()
         else:
             self.outbox.give_back(claim)
         if delivered:
@@ -1172,44 +1086,39 @@ class _Sender:
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = time.monotonic() + timeout
-        while self._own:
-            to = self._look()
-            with self._changed:
+        while True:
+            to = self._look() if self._own else None
+            with self._lock:
                 own, left = self._own_present(to), deadline - time.monotonic()
                 if own and to and left > 0:
                     self.wake()
-                if own and (left <= 0 or not self._runs):
-                    return False
-                if own:
-                    self._changed.wait(min(left, 0.05))
-        return not self._lost
+                if not own or left <= 0 or not self._runs:
+                    return not (own or self._lost)
+            time.sleep(min(left, 0.01))
 
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
         began = time.monotonic()
         for thread in filter(threading.Thread.is_alive, self._threads):
-            while thread.is_alive() and (self._loading or self._runs) and (
+            while thread.is_alive() and self._runs and (
                     time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)):
                 thread.join(0.01)
-            thread.join(0.02)  # one that ends; another one may be stuck
+            thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline (monotonic), and nothing more. Ctrl-C
         ends the wait. True if there was something to wait for."""
-        with self._changed:
+        with self._lock:
             was_busy, now = self._runs, time.monotonic()
-            if deadline > now:  # a short wait must do
-                self._fair = min(_FAIR_SECONDS, max(0.05, (deadline - now) / 2))
             self._leave_by = deadline if self._own or self._posting else now
-        # PyPy may crash when it ends in the middle of an import.
-        patience = 1.0 if self._loading and sys.implementation.name == "pypy" else 0.02
-        for thread, grace in zip(self._threads, (0.1, patience)):
-            while thread.is_alive() and time.monotonic() < self._leave_by + grace:
+        # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
+        import_grace = 1.0 if sys.implementation.name == "pypy" else 0.0
+        for thread, grace in zip(self._threads, (0.1, 0.02)):
+            while thread.is_alive() and time.monotonic() < self._leave_by + (
+                    import_grace if self._loading else grace):
                 try:
-                    with self._changed:
-                        self._changed.notify_all()
                     thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
                 except KeyboardInterrupt:
                     self._leave_by = time.monotonic()
@@ -1219,24 +1128,20 @@ class _Sender:
 
 # === Telemetry: what the tool calls ===
 
-def _say(stream: Optional[TextIO], text: str) -> bool:
+def _say(stream: Any, text: str) -> bool:
     """Write to a standard stream, with `?` for what it can't print; False if it is closed or full."""
-    return _quietly(partial(_write, stream, text), False)  # it may be the host's own object
-
-
-def _write(stream: Any, text: str) -> bool:
-    """Write to a stream, not through its buffer: what stays there after an error fails again when the
-    interpreter ends, and changes the exit code. Raises what the stream raises."""
-    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    data, raw = text.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
-    stream.flush()
-    if raw is None:  # no real stream
-        stream.write(data.decode(encoding))
+    def write() -> bool:
+        plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        data, raw = plain.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
         stream.flush()
-    while raw is not None and data:
-        data = data[raw.write(data) or len(data):]
-    return True
+        if raw is None:  # no real stream
+            stream.write(data.decode(encoding))
+            stream.flush()
+        while raw is not None and data:  # what stays in a buffer after an error fails again when the
+            data = data[raw.write(data) or len(data):]  # interpreter ends, and changes the exit code
+        return True
+    return _quietly(write, False)  # it may be the host's own object
 
 
 def _notice(product: Product, encoding: Optional[str]) -> str:
@@ -1254,25 +1159,21 @@ def _notice(product: Product, encoding: Optional[str]) -> str:
     return box
 
 
-def _process_state() -> Dict[str, Any]:
-    """What all copies of this file and all `Telemetry` objects in this process share: when the exit began,
-    whose notice is shown in this run, the last time stamps. The main thread's object is the one place that
-    all of them know."""
-    state: Dict[str, Any] = threading.main_thread().__dict__.setdefault("_usage_telemetry", {})
-    return state
+def _shared(name: str, default: Any) -> Any:
+    """What all `Telemetry` objects and copies of this file in a process share, on the one object that all of
+    them know: the main thread's."""
+    return threading.main_thread().__dict__.setdefault(f"_telemetry_{name}", default)
 
 
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
     # Without a lock, which a signal handler or a forked child could find held: `setdefault` lets one win.
-    taken: Dict[int, object] = _process_state().setdefault("stamps", {})
-    known, mine = list(taken), object()
-    stamp = max(time.time_ns() // 1000, known[-1] + 1 if known else 0)
+    taken, mine, stamp = _shared("stamps", {}), object(), time.time_ns() // 1000
     stamp += (os.getpid() - stamp) % 32  # so that processes started together don't meet in a microsecond
     while taken.setdefault(stamp, mine) is not mine:
         stamp += 32
-    for old in known[:-32]:
-        taken.pop(old, None)
+    if len(taken) > 1000:
+        taken.clear()
     return stamp
 
 
@@ -1323,8 +1224,7 @@ class _Command:
 
     def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
         spent = round((time.monotonic() - self._began) * 1000)
-        params = {"duration": spent, "success": True, **self._params}
-        self._telemetry._record_command(params, error)
+        self._telemetry._record_command({"duration": spent, "success": True, **self._params}, error)
 
 
 class Telemetry:
@@ -1337,12 +1237,11 @@ class Telemetry:
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
                  project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
         self._product, self._project, self._exit_wait = product, project, exit_wait
-        self._version = _plain(version)
-        if not re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", self._version):
-            self._version = "unknown"
+        known = re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version))
+        self._version = known[0] if known else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
-        self._files, self._ci = _files(product), is_ci()
-        self._closed, self._hooked = False, 0
+        self._path, self._ci = _config_path(product), is_ci()
+        self._closed = self._hooked = False
         self._first_run: Optional[bool] = None
         self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
         self._swallowed: Optional[Exception] = None  # what should not have happened, for the tests
@@ -1399,15 +1298,16 @@ class Telemetry:
         debug = _is_set(environ, product.env_prefix + "_DEBUG")
         if refusal and not at_all:
             return _Situation(refusal, debug)
-        config = _read_config(self._files.config)
-        refusal = refusal or _refusal(_project_section(product, self._project), config, self._files)
+        config = _read_config(self._path)
+        refusal = refusal or _refusal(_project_section(product, self._project), config, self._path)
         return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
     def _sender(self) -> _Sender:
         """This process's sender."""
         sender = self._senders.get(os.getpid())
         if sender is None:
-            sender = _Sender(_Outbox(self._files.outbox), lambda: self._open_way(self._look()), self._swallow)
+            outbox = _Outbox(os.path.join(os.path.dirname(self._path), "outbox"))
+            sender = _Sender(outbox, lambda: self._open_way(self._look()), self._swallow, self._exit_wait)
         return self._senders.setdefault(os.getpid(), sender)
 
     def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
@@ -1456,37 +1356,29 @@ class Telemetry:
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        path = self._files.config
-        with suppress(OSError, ValueError):
+        def introduce(document: Dict[str, Any], config: _Config) -> bool:
+            is_due = config.enabled and not (self._ci or config.notice_shown)
+            shown = is_due and _say(sys.stderr, _notice(self._product, getattr(sys.stderr, "encoding", None)))
+            if shown:
+                document["hasShownTelemetryNotice"] = self._first_run = True
+            return shown or not config.client_id
+
+        with suppress(OSError, ValueError):  # who doesn't get the file's lock leaves it to who has it
             self._is_first_run(seen.config)
             if seen.config is _MISSING:
-                _create_config(self._product, self._files, True)
+                _create_config(self._product, self._path, True)
                 seen = self._look()
-            elif not seen.config.client_id:
-                _update_config(path, lambda document, config: True)  # which adds one
-                seen = self._look()
-            if not (seen.refusal or self._ci or seen.config.notice_shown):
-                _update_config(path, self._show_notice)
+            if not (seen.refusal or self._ci or seen.config.notice_shown) or not seen.config.client_id:
+                _update_config(self._path, introduce)
                 seen = self._look()
         has_place = seen.refusal or seen.config.client_id
-        return seen if has_place else seen._replace(refusal=f"no place for {path}")
-
-    def _show_notice(self, document: Dict[str, Any], config: _Config) -> bool:
-        """Show the notice, under the config file's lock: who doesn't get it leaves it to who has it."""
-        notice = _notice(self._product, getattr(sys.stderr, "encoding", None))
-        if config.notice_shown or not config.enabled or not _say(sys.stderr, notice):
-            return False
-        document["hasShownTelemetryNotice"] = self._first_run = True
-        return True
+        return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
 
     def _is_first_run(self, config: _Config) -> bool:
         """Whether the notice is shown in this run: by this process, or by one that ran beside it when it
         began, which has written the file since."""
         if self._first_run is None:
-            path, is_new = self._files.config, not config.notice_shown
-            if config.updated >= _time_text(_PROCESS_START) and os.path.exists(path):
-                is_new = is_new or os.stat(path).st_mtime > _PROCESS_START
-            self._first_run = bool(_process_state().setdefault(f"first run of {path}", is_new))
+            self._first_run = not config.notice_shown or _age(self._path) < time.time() - _PROCESS_START
         return self._first_run
 
     def _open_way(self, seen: _Situation) -> Optional[_Destination]:
@@ -1506,15 +1398,12 @@ class Telemetry:
         main = threading.main_thread()  # asked by another thread, `is_alive` can disturb its end
         if threading.get_ident() == main.ident and not main.is_alive():
             return
-        if self._hooked != os.getpid():
-            self._hooked = os.getpid()
+        if not self._hooked:
+            self._hooked = True
             atexit.register(self._at_exit)
             if hasattr(os, "register_at_fork"):
                 hook = weakref.WeakMethod(self._before_fork)  # it can't be unregistered
                 os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
-            util, process = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "process"))
-            if util and process and process.parent_process():  # its children end without `atexit`
-                util.Finalize(None, self._at_exit, exitpriority=0)
         self._sender().wake()
 
     def _before_fork(self) -> None:
@@ -1524,15 +1413,14 @@ class Telemetry:
             _thread.interrupt_main()
 
     @_never_raises(False)
-    def _leave(self, interrupted: bool) -> bool:
-        began: float = _process_state().setdefault("exit began", time.monotonic())
-        return self._sender().leave(began + (0 if interrupted else self._exit_wait))
+    def _leave(self, wait: float) -> bool:
+        return self._sender().leave(_shared("exit", time.monotonic()) + wait)
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
         with suppress(KeyboardInterrupt):
-            was_busy = self._leave(interrupted)
+            was_busy = self._leave(0 if interrupted else self._exit_wait)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
@@ -1545,9 +1433,9 @@ class Telemetry:
 
     def _explain_request(self, to: _Destination, event: Dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
-        shown = to._replace(endpoint=_masked(to.endpoint), api_secret="***" if to.api_secret else "")
-        nowhere = _Destination("nobody", client_id=to.client_id, user_agent=to.user_agent)
-        url, headers, body = _request(nowhere if to.problem else shown, [event])
+        hidden = dict(endpoint="", measurement_id="", api_secret="") if to.problem else dict(
+            endpoint=_masked(to.endpoint), api_secret="***" if to.api_secret else "")
+        url, headers, body = _request(to._replace(**hidden), [event])
         line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}"
         self._explain("\n".join(["debug mode, nothing is sent", line.replace("%2A%2A%2A", "***"),
                                  *map(": ".join, headers.items()), "", body.decode()]))
@@ -1597,25 +1485,24 @@ def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
 def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
     """Everything that `status` shows, as JSON types. Reads only."""
     telemetry = Telemetry(product)
-    seen, outbox = telemetry._look(environ, at_all=True), _Outbox(telemetry._files.outbox)
-    config, to, exists = seen.config, seen.destination, seen.config is not _MISSING
+    seen, outbox = telemetry._look(environ, at_all=True), telemetry._sender().outbox
+    config, to = seen.config, seen.destination
     waiting = sorted(name for name in outbox.present() if name[17:25] == (config.client_id or "none")[:8])
     paused = 0.0 if to.problem else outbox.paused(to.key)[0]
     in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
         "enabled": not seen.refusal,
         "reason": seen.refusal or _ON,
-        "config_file": {"path": telemetry._files.config, "exists": exists,
-                        "problem": config.problem * exists},
+        "config_file": {"path": telemetry._path, "state": "does not exist yet" if config is _MISSING
+                        else f"damaged: {config.problem}" if config.problem else "exists"},
         "anonymous_id": config.client_id,
-        "destination": {"endpoint": "" if to.problem else _masked(to.endpoint),
-                        "measurement_id": "" if to.problem else to.measurement_id,
-                        "source": to.source, "problem": to.problem},
-        "ci": telemetry._ci,
-        "environment": _variables(product, environ),
+        "destination": {"endpoint": "" if to.problem else _masked(to.endpoint), "source": to.source,
+                        "measurement_id": "" if to.problem else to.measurement_id, "problem": to.problem},
         "waiting": {"events": len(waiting),
                     "since": _time_text(int(waiting[0][:16]) / 1e6) if waiting else None,
                     "next_attempt": _time_text(paused) if paused else None},
+        "ci": telemetry._ci,
+        "environment": _variables(product, environ),
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS),
@@ -1628,47 +1515,41 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
 
 def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
     """The status for people: 80 columns and ASCII, but for paths and URLs that are otherwise."""
-    from textwrap import wrap  # needed here only
-
-    def row(label: str, text: str) -> List[str]:
-        return wrap(text, 79, initial_indent=f"{label:<16}", subsequent_indent=" " * 16,
-                    break_long_words=False, break_on_hyphens=False)
-
-    config, target, waiting = status["config_file"], status["destination"], status["waiting"]
-    found = "exists" if config["exists"] else "does not exist yet"
-    found = f"damaged: {config['problem']}" if config["problem"] else found
-    measurement_id = f" with ID {target['measurement_id']}" if target["measurement_id"] else ""
-    named = f"{target['endpoint']}{measurement_id} (from the {target['source']})"
-    since = f" since {waiting['since']}" if waiting["since"] else ""
+    from textwrap import TextWrapper  # needed here only
+    wrap = partial(TextWrapper, 79, break_long_words=False, break_on_hyphens=False)
+    file, to, waiting = status["config_file"], status["destination"], status["waiting"]
+    with_id = f" with ID {to['measurement_id']}" if to["measurement_id"] else ""
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
-    yield from row("Config file", f"{config['path'] or 'none'} ({found})")
-    yield from row("Anonymous ID", status["anonymous_id"] or "none yet")
-    yield from row("Destination", f"none: {target['problem']}" if target["problem"] else named)
-    yield from row("Waiting", f"{waiting['events']} events{since}")
-    if waiting["next_attempt"]:
-        yield from row("Next attempt", f"not before {waiting['next_attempt']}, after a failure")
-    yield from row("CI", "yes: no first-run notice" if status["ci"] else "no")
-    yield "\nVariables that are set"
-    for name, effect in status["environment"].items() or [("none", "")]:
-        yield from wrap(f"{name}: {effect}".rstrip(": "), 79, initial_indent="  ", subsequent_indent=" " * 16)
-    yield "\nCollected, and nothing else"
-    common = {"with every event": status["collected_with_every_event"]}
-    for event, params in {**status["collected"], **common}.items():
-        yield f"  {event}"
-        yield from row("", "; ".join(f"{name} ({kind})" for name, kind in params.items()))
-    yield "  kinds"
-    yield from (f"    {kind:<13}{text}" for kind, text in KINDS.items())
-    yield "\nNever collected"
-    yield from row("", "; ".join(status["never_collected"]))
-    yield "\nTo turn it off"
-    yield from (f"  {way}" for way in status["turn_off"])
+    for label, text in {
+        "Config file": f"{file['path'] or 'none'} ({file['state']})",
+        "Anonymous ID": status["anonymous_id"] or "none yet",
+        "Destination": f"none: {to['problem']}" if to["problem"]
+                       else f"{to['endpoint']}{with_id} (from the {to['source']})",
+        "Waiting": f"{waiting['events']} events" + (f" since {waiting['since']}" if waiting["since"] else ""),
+        "Next attempt": waiting["next_attempt"] and f"not before {waiting['next_attempt']}, after a failure",
+        "CI": "yes: no first-run notice" if status["ci"] else "no",
+    }.items():
+        yield from wrap(initial_indent=f"{label:<16}", subsequent_indent=" " * 16).wrap(text or "")
+    events = {**status["collected"], "with every event": status["collected_with_every_event"]}
+    for title, items in {
+        "Variables that are set": list(map(": ".join, status["environment"].items())) or ["none"],
+        "Collected, and nothing else": [
+            f"{event}: " + "; ".join(f"{name} ({kind})" for name, kind in params.items())
+            for event, params in events.items()],
+        "The kinds": map(": ".join, KINDS.items()),
+        "Never collected": status["never_collected"],
+        "To turn it off": status["turn_off"],
+    }.items():
+        yield f"\n{title}"
+        for item in items:
+            yield from wrap(initial_indent="  ", subsequent_indent=" " * 6).wrap(item)
     yield f"\nLearn more: {status['docs_url']}" if status["docs_url"] else ""
 
 
 def _set_enabled(product: Product, enabled: bool) -> None:
     """Write the user's decision, durably, and delete what waits. Raises OSError, ValueError if it can't."""
-    files = _files(product)
-    before, outbox = _read_config(files.config), _Outbox(files.outbox)
+    path, outbox = _config_path(product), Telemetry(product)._sender().outbox
+    before = _read_config(path)
 
     def decide(document: Dict[str, Any], config: _Config) -> bool:
         document.setdefault("telemetry", {})["enabled"] = enabled
@@ -1677,12 +1558,12 @@ def _set_enabled(product: Product, enabled: bool) -> None:
     try:
         if before.problem and before is not _MISSING:
             if not enabled:
-                raise ValueError(f"{files.config} is damaged ({before.problem}) and was left as it is, which "
-                                 "keeps telemetry off")
-            _patiently(partial(os.replace, files.config, files.config + ".bak"))
+                raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which keeps "
+                                 "telemetry off")
+            _patiently(partial(os.replace, path, path + ".bak"))
         if before.problem:
-            _create_config(product, files, enabled)
-        _update_config(files.config, decide, 2.0)
+            _create_config(product, path, enabled)
+        _update_config(path, decide, 2.0)
         if enabled and before.enabled:
             outbox.resume()
     finally:
@@ -1695,11 +1576,12 @@ def _decided(product: Product, enabled: bool) -> int:
     try:
         _set_enabled(product, enabled)
     except (OSError, ValueError) as error:
-        where = getattr(error, "filename", None) or _files(product).config
-        reason = f"{error.strerror}: {where}" if isinstance(error, OSError) else error
-        instead = f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"
-        _say(sys.stderr, f"Could not {'enable' if enabled else 'disable'} telemetry: {reason}\n"
-             + ("" if enabled else instead))
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason = f"{error.strerror}: {error.filename or _config_path(product)}"
+        _say(sys.stderr, f"Could not enable telemetry: {reason}\n" if enabled else
+             f"Could not disable telemetry: {reason}\n"
+             f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
         return 1
     reason = Telemetry(product).reason
     _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
@@ -1712,20 +1594,20 @@ def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
     arguments = list(map(str, sys.argv[1:] if argv is None else argv))
-    unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
-               if word not in ("status", "--json", "enable", "disable")]
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
         _say(sys.stdout, usage)
-    elif arguments in (["enable"], ["disable"]):
-        return _decided(product, arguments == ["enable"])
     elif sorted(arguments) in (["status"], ["--json", "status"]):
         status = _status(product)
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
         _say(sys.stdout, text + "\n")
-    else:
+    elif arguments not in (["enable"], ["disable"]):
+        unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
+                   if word not in ("status", "--json", "enable", "disable")]
         _say(sys.stderr, "".join(unknown[:1]) + usage)
         return 2
+    else:
+        return _decided(product, arguments == ["enable"])
     return 0
 
 

@@ -389,7 +389,7 @@ class ShapeTests(BasicCase):
             return is_handler or is_suppress and bool(named & {"Exception", "BaseException"})
 
         self.assertEqual(self.places(is_network), ["_load", "_post"])
-        self.assertEqual(self.places(is_write), ["_write"])
+        self.assertEqual(self.places(is_write), ["_say", "write"])
         self.assertEqual(set(self.places(is_broad)) - {"decorate", "guarded"}, {"_never_raises", "_quietly"})
 
 
@@ -684,13 +684,6 @@ class ConsentTests(BasicCase):
         self.write_config()
         self.config.chmod(0)
         self.assertEqual(self.ask(self.decide, [{}]), [[False, str(self.config)]])
-
-    @unittest.skipUnless(IS_ROOT, "only root can make a file of somebody else")
-    def test_config_of_another_user_means_off(self) -> None:
-        self.write_config()
-        for owner, expected in ((65534, False), (0, True)):
-            os.chown(str(self.config), owner, owner)
-            self.assertEqual(self.ask(self.decide, [{}])[0][0], expected)
 
     def test_no_place_for_a_config_file_means_off(self) -> None:
         (self.home / "file").write_text("x")
@@ -1059,7 +1052,7 @@ class ContextTests(BasicCase):
     def test_ci_services_are_detected_by_their_variables(self) -> None:
         documented = ("GITHUB_ACTIONS GITLAB_CI CIRCLECI TRAVIS JENKINS_URL BITBUCKET_BUILD_NUMBER "
                       "CODEBUILD_BUILD_ID TEAMCITY_VERSION BUILDKITE CI").split()
-        names = [variable for variable, _ in codegen_telemetry.CI_VARIABLES]
+        names = list(codegen_telemetry.CI_VARIABLES)
         self.assertEqual(set(documented) - set(names), set())
         self.assertEqual(len(names), len(set(names)))
         for name in names:
@@ -3281,7 +3274,7 @@ class PlatformTests(DeliveryCase):
             other = path.read_text().replace("1.0.0", "2.0.0")
             def meanwhile(size):
                 calls.append(size)
-                if len(calls) == 2: path.write_text(other)  # the first one was for the lock
+                if len(calls) == 1: path.write_text(other)  # for the temporary file's name
                 return random(size)
             os.urandom = meanwhile
             print(main(["disable"]), path.read_text() == other, main(["disable"]))
@@ -3619,8 +3612,8 @@ class DocumentTests(Case):
                          self.table("kind", "what it lets through"))
 
     def test_ci_variables_are_those_of_the_code(self) -> None:
-        self.assertEqual([list(item) for item in codegen_telemetry.CI_VARIABLES],
-                         self.table("variable", "service"))
+        self.assertEqual(list(codegen_telemetry.CI_VARIABLES),
+                         [variable for variable, service in self.table("variable", "service")])
 
     def test_what_is_never_collected_is_that_of_the_code(self) -> None:
         listed = self.section("What is sent").split("Never collected:", 1)[1]
