@@ -38,12 +38,11 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
-from typing import (Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional,
-                    Set, Tuple, TypeVar, Union)
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -107,7 +106,7 @@ _TEXT_PARAMS = frozenset("""
     location_id promotion_id promotion_name item_name achievement_id""".split())
 
 
-def _name_problem(name: object, reserved: FrozenSet[str]) -> str:
+def _name_problem(name: object, reserved: frozenset[str]) -> str:
     """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,39}", name):
         return "must be 1 to 40 letters, digits and _, and begin with a letter"
@@ -131,21 +130,20 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
 
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
-    problem: Union[str, bool] = (
-        _name_problem(event, _RESERVED_EVENTS) or len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS
-        and f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets")
-    if problem:
-        raise ValueError(f"event {event!r} {problem}")
-    checked: Dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
+    too_many = len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS
+    problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or too_many and (
+        f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets")}
+    checked: dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
     for name, kind in checked.items():
         is_number = kind in ("count", "milliseconds")
         is_text = kind in ("word", "words") or isinstance(kind, tuple)
-        problem = (_name_problem(name, _RESERVED_PARAMS)
-                   or name in _COMMON_PARAMS and "is added to every event"
-                   or name in _NUMBER_PARAMS and not is_number and "must be a number for Google Analytics"
-                   or name in _TEXT_PARAMS and not is_text and "must be a text for Google Analytics")
+        problems[f"parameter {name!r} of event {event!r}"] = (
+            _name_problem(name, _RESERVED_PARAMS) or name in _COMMON_PARAMS and "is added to every event"
+            or name in _NUMBER_PARAMS and not is_number and "must be a number for Google Analytics"
+            or name in _TEXT_PARAMS and not is_text and "must be a text for Google Analytics")
+    for where, problem in problems.items():
         if problem:
-            raise ValueError(f"parameter {name!r} of event {event!r} {problem}")
+            raise ValueError(f"{where} {problem}")
     return MappingProxyType(checked)
 
 
@@ -176,11 +174,10 @@ class Product(_Fields):
 
     __slots__ = ()
 
-    def __new__(cls, *, name: Optional[str] = None, command: Optional[str] = None,
-                env_prefix: Optional[str] = None, directory: Optional[str] = None,
-                docs_url: Optional[str] = None, endpoint: Optional[str] = None,
-                tracking_id: Optional[str] = None, api_secret: Optional[str] = None,
-                events: Optional[Events] = None, project_file: Optional[str] = None) -> Product:
+    def __new__(cls, *, name: str | None = None, command: str | None = None, env_prefix: str | None = None,
+                directory: str | None = None, docs_url: str | None = None, endpoint: str | None = None,
+                tracking_id: str | None = None, api_secret: str | None = None, events: Events | None = None,
+                project_file: str | None = None) -> Product:
         given = {field: value for field, value in locals().items()
                  if field in cls._fields and value is not None}
         fields = {**_CODEGEN, **given}
@@ -243,20 +240,16 @@ def _has_place(path: str) -> bool:
 
 def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     """A regular file's bytes. Raises OSError; ValueError for other kinds of files and over `limit` bytes."""
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
-    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe must not wait for its writer
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("it is not a regular file")
-        data = os.read(fd, limit + 1)
-    finally:
-        os.close(fd)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
     return data
 
 
-def _parse_object(data: bytes) -> Dict[str, Any]:
+def _parse_object(data: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
         document = json.loads(data)
@@ -267,7 +260,7 @@ def _parse_object(data: bytes) -> Dict[str, Any]:
     return document
 
 
-def _interpreted(document: Dict[str, Any]) -> _Config:
+def _interpreted(document: dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
     json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
@@ -323,28 +316,17 @@ def _unique() -> str:
     return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
-def _create(path: str, data: bytes = b"", durable: bool = False) -> None:
-    """Make a file that must not exist yet, for its user only. Raises OSError and leaves nothing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        while data:
-            data = data[os.write(fd, data):]
-        if durable:
-            os.fsync(fd)
-    except OSError:
-        _unlink(path)
-        raise
-    finally:
-        os.close(fd)
-
-
 def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace, durable: bool = False,
-           before: Optional[bytes] = None) -> None:
-    """Write a temporary file beside `path` and `put` it there: complete or not at all, and only in place of
-    the bytes `before`, if given. Raises OSError."""
+           before: bytes | None = None) -> None:
+    """Write a file for its user only and `put` it at `path`: complete or not at all, and only in place of the
+    bytes `before`, if given. Raises OSError."""
     temporary = f"{path}.{_unique()}.tmp"
     try:
-        _create(temporary, data, durable)
+        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
         if before is not None and _read_small(path) != before:
             raise OSError(errno.EBUSY, "another program has just changed it", path)
         _patiently(partial(put, temporary, path))
@@ -352,16 +334,16 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
         _unlink(temporary)
     if durable:
         with suppress(OSError):  # Windows opens no folders
-            fd = os.open(os.path.dirname(path), os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
+            folder = os.open(os.path.dirname(path), os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
 
 
-def _time_text(seconds: Optional[float] = None) -> str:
+def _time_text(seconds: float | None = None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def _encoded(document: Dict[str, Any]) -> bytes:
+def _encoded(document: dict[str, Any]) -> bytes:
     """The bytes of a config file as of now; one without an anonymous ID gets one."""
     section = document.setdefault("telemetry", {})
     if not section.get("anonymousId"):
@@ -379,34 +361,32 @@ def _create_config(product: Product, path: str, enabled: bool) -> None:
     path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
         "enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
         "trackingId": product.tracking_id}, "hasShownTelemetryNotice": False})
-    with suppress(FileExistsError):
-        try:
-            _store(path, data, os.link)  # exclusive: of many processes one is the first
-        except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
-            _create(path, data)
+    try:
+        _store(path, data, os.link)  # exclusive: of many processes one is the first
+    except (AttributeError, NotImplementedError, OSError):
+        if not os.path.lexists(path):  # a file system without hard links
+            _store(path, data)
 
 
-def _update_config(path: str, change: Callable[[Dict[str, Any], _Config], bool], wait: float = 0) -> None:
+def _update_config(path: str, change: Callable[[dict[str, Any], _Config], object], wait: float = 0) -> None:
     """Change the config file under its lock, durably if it may `wait`. `change` edits the document or returns
     False to leave the file alone; a missing anonymous ID is added. Raises OSError, ValueError."""
     path = os.path.realpath(path)
-    lock, deadline, is_locked = path + ".lock", time.monotonic() + wait, False
-    while not is_locked:
+    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
+    if _age(lock) > _STALE_SECONDS:
+        _unlink(lock)
+    while True:
         try:
-            _create(lock)
-            is_locked = True
+            os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
+            break
         except FileExistsError:
-            if _age(lock) > _STALE_SECONDS:
-                with suppress(FileNotFoundError):
-                    os.unlink(lock)
-            elif time.monotonic() >= deadline:
+            if time.monotonic() >= deadline:
                 raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
-            else:
-                time.sleep(0.01)
+            time.sleep(0.01)
     try:
         before = _read_small(path)
         document = _parse_object(before)
-        if change(document, _interpreted(document)):
+        if change(document, _interpreted(document)) is not False:
             folder, name = os.path.split(path)
             for entry in os.listdir(folder):  # what killed processes left half-written
                 left = os.path.join(folder, entry)
@@ -442,7 +422,7 @@ def _quietly(call: Callable[[], _T], default: _T,
     try:
         return call()
     except Exception as error:  # broad on purpose: for our threads, and for objects of the host
-        swallow(error)
+        swallow(error.with_traceback(None))
         return default
 
 
@@ -541,7 +521,7 @@ def _words(value: Any) -> str:
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT + 1].rpartition(",")[0]
 
 
-def _number(value: Any, least: int = 0) -> Optional[Union[int, float]]:
+def _number(value: Any, least: int = 0) -> int | float | None:
     """The number if it is one, finite, from `least` to 10^9, and no bool."""
     if type(value) is bool or not issubclass(type(value), (int, float)):
         return None
@@ -549,10 +529,10 @@ def _number(value: Any, least: int = 0) -> Optional[Union[int, float]]:
     return number if least <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
 
 
-def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]],
-             dropped: List[str]) -> Dict[str, Value]:
+def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
+             dropped: list[str]) -> dict[str, Value]:
     """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
-    flat: Dict[str, Value] = {}
+    flat: dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _number(held, -_MAX_NUMBER)
         flat_name = f"{name}_{option.replace('-', '_')}"
@@ -567,7 +547,7 @@ def _options(name: str, value: object, declared: Mapping[str, Tuple[str, ...]],
     return flat
 
 
-def _shaped(name: str, kind: Kind, value: object, dropped: List[str]) -> Dict[str, Value]:
+def _shaped(name: str, kind: Kind, value: object, dropped: list[str]) -> dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
     if isinstance(kind, Mapping):
         return _options(name, value, kind, dropped)
@@ -582,10 +562,10 @@ def _shaped(name: str, kind: Kind, value: object, dropped: List[str]) -> Dict[st
 
 
 def _checked(declared: Mapping[str, Kind],
-             params: Mapping[str, object]) -> Tuple[Dict[str, Value], List[str]]:
+             params: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]:
     """What may leave of these parameters, and what was dropped and why."""
-    kept: Dict[str, Value] = {}
-    nothing: Dict[str, Value] = {}
+    kept: dict[str, Value] = {}
+    nothing: dict[str, Value] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
     room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
     for name in filter(params.__contains__, declared):
@@ -598,8 +578,8 @@ def _checked(declared: Mapping[str, Kind],
     return kept, dropped
 
 
-def _event(name: str, params: Dict[str, Value], declared: Mapping[str, Kind], version: str, ci: bool,
-           stamp: int) -> Dict[str, Any]:
+def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str, ci: bool,
+           stamp: int) -> dict[str, Any]:
     """The event as GA4 takes it. `stamp` is the moment of recording in microseconds since 1970."""
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
     return {"name": name, "timestamp_micros": stamp, "params": {
@@ -657,7 +637,7 @@ def _masked(url: str) -> str:
     return re.sub(r"(?i)([?&;]api(?:_|%5f)secret=)[^&;]*", r"\1***", url.partition("#")[0])
 
 
-def _request(to: _Destination, events: List[Dict[str, Any]]) -> Tuple[str, Dict[str, str], bytes]:
+def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[str, str], bytes]:
     """URL, headers and body of the POST that delivers these events, at most 25 of them."""
     from urllib.parse import quote  # only where something is about to be sent or shown
     base, mark, query = to.endpoint.partition("#")[0].partition("?")
@@ -678,7 +658,8 @@ _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-_OURS = r"[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)|.*[.]tmp"  # and events
+_OURS = (r"[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
+         r"|.*[.]tmp")
 
 
 class _Outbox:
@@ -696,44 +677,45 @@ class _Outbox:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._room = 0  # how many events may be put before the next look at what waits
-        self._skipped: Set[str] = set()  # events that another process took first, or that can't be taken
+        self._skipped: set[str] = set()  # events that another process took first, or that can't be taken
 
     def path(self, *names: str) -> str:
         return os.path.join(self._folder, *names)
 
-    def names(self, ending: str = "", folder: str = "") -> List[str]:
+    def names(self, ending: str = "", folder: str = "") -> list[str]:
         """What lies here, or in a claim, sorted."""
         try:
             return sorted(name for name in os.listdir(self.path(folder)) if name.endswith(ending))
         except OSError:
             return []
 
-    def events(self, folder: str = "") -> List[str]:
+    def ours(self) -> list[str]:
+        """Names of all that is ours here."""
+        return [name for name in self.names() if re.fullmatch(_OURS, name)]
+
+    def events(self, folder: str = "") -> list[str]:
         """Names of the events here, or in a claim, oldest first."""
         return [name for name in self.names(".json", folder) if len(name) == 48 and name[:16].isdigit()]
 
-    def waiting(self, to: _Destination) -> List[str]:
+    def waiting(self, to: _Destination) -> list[str]:
         """Names of the events that wait for this client and destination, oldest first."""
         whose = f"-{to.client_id[:8]}-{to.key}-"
         return [name for name in self.events() if name[16:35] == whose and name not in self._skipped]
 
-    def present(self) -> Set[str]:
+    def present(self) -> set[str]:
         """Names of all events that wait or are being sent; a second look, for they move both ways."""
         looks = [self.events(), *map(self.events, self.names(".claim")), self.events()]
         return set().union(*looks)
 
-    def put(self, to: _Destination, event: Dict[str, Any]) -> str:
+    def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         stem = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}"
         name = f"{stem}-{os.urandom(4).hex()}.json"
         data = json.dumps({"endpoint": to.endpoint, "measurement_id": to.measurement_id,
                            "client_id": to.client_id, "event": event}, allow_nan=False).encode()
-        try:
-            _store(self.path(name), data)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                os.mkdir(self._folder, 0o700)
-            _store(self.path(name), data)
+        with suppress(FileExistsError):
+            os.mkdir(self._folder, 0o700)
+        _store(self.path(name), data)
         self._room -= 1
         if self._room < 0:  # a look costs time
             events = self.events()
@@ -753,27 +735,30 @@ class _Outbox:
         self.touch(claim)
         return claim
 
-    def take(self, to: _Destination, claim: str, own: Iterable[str], only_own: bool) -> Dict[str, Any]:
+    def take(self, to: _Destination, claim: str, own: Iterable[str], only_own: bool) -> dict[str, Any]:
         """Move up to 25 waiting events into a claim, those named `own` first; the events by their names."""
         self._tidy(to.client_id)
         self._skipped.intersection_update(self.events())
         names = self.waiting(to)
         first = sorted(set(own).intersection(names))
-        events: Dict[str, Any] = {}
+        events: dict[str, Any] = {}
         for name in dict.fromkeys([*first, *names] if first or not only_own else ()):
             if len(events) < _MAX_BATCH:
                 try:
-                    event = self._load(self.path(name), to)
-                    os.rename(self.path(name), self.path(claim, name))
-                    events.update({name: event} if event else {})
+                    event = self._load(name, to)
+                    if event:
+                        os.rename(self.path(name), self.path(claim, name))
+                        events[name] = event
+                    else:
+                        os.unlink(self.path(name))
                 except OSError:
                     self._skipped.add(name)
         return events
 
-    def _load(self, path: str, to: _Destination) -> Optional[Dict[str, Any]]:
-        """The event in a file; None if that is damaged or was recorded for another destination."""
+    def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
+        """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
-            record = _parse_object(_read_small(path))
+            record = _parse_object(_read_small(self.path(name)))
             event, size = record.get("event"), len(json.dumps(record, allow_nan=False))
         except (ValueError, RecursionError):
             return None
@@ -783,21 +768,15 @@ class _Outbox:
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        now, events = time.time(), self.events()
-        for name in events:
-            if abs(now - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]:
-                _unlink(self.path(name))
         limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "pause": _MAX_AGE, "sent": -1.0}
-        for name in set(self.names()).difference(events):
+        for name in self.ours():
             ending = name.rpartition(".")[2]
-            if re.fullmatch(_OURS, name) and _age(self.path(name)) > limits[ending]:
-                if ending == "claim":
-                    taken = f"{name[:8]}-{_unique()}.claim"
-                    with suppress(OSError):
-                        os.rename(self.path(name), self.path(taken))  # by one process only
-                        self.give_back(taken)
-                else:
-                    self.finish(name) if ending == "sent" else _unlink(self.path(name))
+            if ending == "json":
+                is_old = abs(time.time() - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]
+            else:
+                is_old = _age(self.path(name)) > limits[ending]
+            if is_old:
+                (self.give_back if ending == "claim" else self.delete)(name)
 
     def touch(self, claim: str) -> bool:
         """Show that this claim's process lives; False if another process took the claim, or deleted it."""
@@ -808,30 +787,33 @@ class _Outbox:
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
-        for name in self.events(claim):
-            with suppress(OSError):
-                os.rename(self.path(claim, name), self.path(name))
-        self.finish(claim)
-
-    def finish(self, claim: str) -> None:
-        """Delete a claim with its events, all or none: none may be left by a kill to be sent again."""
-        done = claim.partition(".")[0] + ".sent"
         with suppress(OSError):
-            _patiently(partial(os.rename, self.path(claim), self.path(done)))
-        for folder in (done, claim):  # Windows may refuse to rename it
-            for name in self.names("", folder):
-                _unlink(self.path(folder, name))
+            for name in self.events(claim):
+                os.rename(self.path(claim, name), self.path(name))
+            os.rmdir(self.path(claim))
+
+    def delete(self, name: str) -> None:
+        """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
+        if not name.endswith((".claim", ".sent")):
+            return _unlink(self.path(name))
+        done = name.replace(".claim", ".sent")
+        with suppress(OSError):
+            _patiently(partial(os.rename, self.path(name), self.path(done)))
+        for folder in (done, name):  # Windows may refuse to rename it
+            for event in self.names("", folder):
+                _unlink(self.path(folder, event))
             with suppress(OSError):
                 os.rmdir(self.path(folder))
+        return None
 
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
         for _ in range(4):  # another process may be writing into it just now
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.listdir(self._folder)  # raises what `names` hides
-            ours = [*self.events(), *filter(re.compile(_OURS).fullmatch, self.names())]
+            ours = self.ours()
             for name in ours:
-                self.finish(name) if name.endswith((".claim", ".sent")) else _unlink(self.path(name))
+                self.delete(name)
             with suppress(OSError):  # something of others may be in it
                 os.rmdir(self._folder)
             if not ours:
@@ -839,7 +821,7 @@ class _Outbox:
             time.sleep(0.01)
         raise OSError(errno.ENOTEMPTY, "its outbox can't be emptied", self._folder)
 
-    def paused(self, key: str) -> Tuple[float, int]:
+    def paused(self, key: str) -> tuple[float, int]:
         """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
         try:
             record = _parse_object(_read_small(self.path(key + ".pause")))
@@ -849,7 +831,7 @@ class _Outbox:
         left = until - time.time()  # more than a day: the clock was set back since
         return (until if 0 < left <= _LAST_PAUSE else 0.0), failures
 
-    def pause(self, to: _Destination, asked: Optional[float]) -> None:
+    def pause(self, to: _Destination, asked: float | None) -> None:
         """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds."""
         until, failures = self.paused(to.key)
         if asked is None and until:
@@ -862,7 +844,7 @@ class _Outbox:
     def resume(self, key: str = "") -> None:
         """Forget the pause of this destination, or of all."""
         for name in self.names(key + ".pause"):
-            _unlink(self.path(name))
+            self.delete(name)
 
 
 # === Sender: how does it leave? ===
@@ -874,7 +856,7 @@ _Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds
 _NO_ANSWER: _Answer = (0, None)
 
 
-def _retry_seconds(text: str) -> Optional[float]:
+def _retry_seconds(text: str) -> float | None:
     """The seconds that a Retry-After header asks for, from 1 to 24 hours'; None for rubbish."""
     from email.utils import parsedate_to_datetime  # loaded with the network code
     try:
@@ -885,7 +867,7 @@ def _retry_seconds(text: str) -> Optional[float]:
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
-def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[], bool]) -> _Answer:
+def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool]) -> _Answer:
     """Send one request, if we still may once the connection stands. The time limit holds for each socket
     operation only; the caller bounds the whole."""
     from http import client
@@ -897,7 +879,7 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
         def connect(self) -> None:
             super().connect()  # which may take its time to look the name up
             if not may_send():
-                raise TimeoutError("too late, or not allowed any more")
+                raise TimeoutError("too late, or no longer allowed")
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
@@ -905,7 +887,7 @@ def _post(to: _Destination, events: List[Dict[str, Any]], may_send: Callable[[],
     opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
                                             if proxies.get(name)}))
     opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
-    more: Dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if is_secure:
         import ssl
         more["context"] = ssl.create_default_context()
@@ -929,20 +911,20 @@ class _Sender:
     can be started once the main thread has ended.
     """
 
-    def __init__(self, outbox: _Outbox, look: Callable[[], Optional[_Destination]],
+    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
                  swallow: Callable[[Exception], None], exit_wait: float) -> None:
         self.outbox, self._swallow = outbox, swallow
         self._look = look                       # where events may go now
         self._fair = min(_FAIR_SECONDS, exit_wait / 2 or _FAIR_SECONDS)
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._runs = False                      # whether the threads have something to do
-        self._threads: Tuple[threading.Thread, ...] = ()
-        self._own: Dict[str, None] = {}         # events of this object that are not known to be delivered
+        self._threads: tuple[threading.Thread, ...] = ()
+        self._own: dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
         self._loading = self._posting = False
-        self._leave_by: Optional[float] = None  # monotonic; until then the exit waits
+        self._leave_by: float | None = None  # monotonic; until then the exit waits
 
-    def record(self, to: _Destination, event: Dict[str, Any]) -> None:
+    def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run."""
         try:
             name = self.outbox.put(to, event)
@@ -987,38 +969,30 @@ class _Sender:
                 self._runs = False
 
     def _send(self, calls: Any, answers: Any) -> None:
-        """Claim and post until nothing is left to send. The network code is loaded after a sign to others."""
+        """Claim and post until nothing is left to send."""
         goes_on = True
         while goes_on:
             to = self._next()
             if to is None:
                 return
             claim = self.outbox.announce(to)
-            if claim:
-                self._load()
-                events = self.outbox.take(to, claim, self._own, self._leave_by is not None)
-                goes_on = self._deliver(to, claim, events, calls, answers)
-                self._posting = False
-            else:
+            if not claim:
                 time.sleep(0.02)
-
-    def _load(self) -> None:
-        """Import the network code: some 50 ms, once in a process."""
-        self._loading = True
-        try:
-            import urllib.request  # noqa: F401
-
+                continue
+            self._loading = True  # the network code: some 50 ms, once in a process
             import encodings.idna  # noqa: F401, which a name look-up needs
-        finally:
+            import urllib.request  # noqa: F401
             self._loading = False
+            events = self.outbox.take(to, claim, self._own, self._leave_by is not None)
+            goes_on = self._deliver(to, claim, events, calls, answers)
+            self._posting = False
 
-    def _next(self) -> Optional[_Destination]:
+    def _next(self) -> _Destination | None:
         """Where to send something; None if nothing is left, and the threads end: one step, so that no event
         falls between."""
         to = self._look()
         with self._lock:
-            own = self._own_present(to)
-            here = self.outbox.waiting(to) if to else []
+            own, here = self._own_present(to), self.outbox.waiting(to) if to else []
             if self._leave_by is None:  # own events in another process's claim may come back
                 goes_on = bool(here or own.difference(self.outbox.events()))
             else:
@@ -1032,7 +1006,7 @@ class _Sender:
         """Whether the exit leaves no fair time for a request."""
         return self._leave_by is not None and self._leave_by - time.monotonic() <= self._fair
 
-    def _own_present(self, to: Optional[_Destination]) -> Set[str]:
+    def _own_present(self, to: _Destination | None) -> set[str]:
         """Own events that are still on disk. The others were sent by some process, unless sending is not
         allowed: then `disable` deleted them."""
         present = self.outbox.present().intersection(self._own)
@@ -1041,7 +1015,7 @@ class _Sender:
             self._lost = self._lost or to is None
         return present
 
-    def _deliver(self, to: _Destination, claim: str, events: Dict[str, Any], calls: Any,
+    def _deliver(self, to: _Destination, claim: str, events: dict[str, Any], calls: Any,
                  answers: Any) -> bool:
         """Post a claim's events and act on the answer; True if they were delivered, or there were none."""
         from queue import Empty
@@ -1049,15 +1023,12 @@ class _Sender:
         if not events or self._is_late() or not self.outbox.touch(claim) or to != self._look():
             self.outbox.give_back(claim)  # that was the last look: may they still leave?
             return not events
-        began, answer, was_over = time.monotonic(), None, False
-
-        def is_over() -> bool:
-            end = began + _REQUEST_SECONDS
-            return time.monotonic() >= min(end, self._leave_by or end)
-
-        calls.put(partial(_post, to, list(events.values()), lambda: not is_over() and to == self._look()))
-        while answer is None and not was_over:  # and a look after the end: we may have been stopped
-            was_over = is_over()
+        answer, is_over, began = None, False, time.monotonic()
+        end = began + _REQUEST_SECONDS
+        calls.put(partial(_post, to, list(events.values()),
+                          lambda: time.monotonic() < end and to == self._look()))
+        while answer is None and not is_over:  # and a look after the end: we may have been stopped
+            is_over = time.monotonic() >= min(end, self._leave_by or end)
             with suppress(Empty):
                 answer = answers.get(timeout=0.02)
             self.outbox.touch(claim)
@@ -1065,14 +1036,14 @@ class _Sender:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
         return self._settle(to, claim, events, answer or _NO_ANSWER)
 
-    def _settle(self, to: _Destination, claim: str, events: Dict[str, Any], answer: _Answer) -> bool:
+    def _settle(self, to: _Destination, claim: str, events: dict[str, Any], answer: _Answer) -> bool:
         """Act on an answer; True if the events are delivered."""
         status, asked = answer
         delivered = 200 <= status < 300
         if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
-            self.outbox.finish(claim)
+            self.outbox.delete(claim)
             with self._lock:
                 self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
                 for name in events:
@@ -1144,7 +1115,7 @@ def _say(stream: Any, text: str) -> bool:
     return _quietly(write, False)  # it may be the host's own object
 
 
-def _notice(product: Product, encoding: Optional[str]) -> str:
+def _notice(product: Product, encoding: str | None) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
              f"To disable: {product.command} telemetry disable",
@@ -1191,7 +1162,8 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
                 error.__traceback__ = None  # it would hold the host's objects; no call: the stack may be full
                 self._swallowed = error
             try:
-                self._show_swallowed()
+                if self._look().debug:
+                    self._explain(f"unexpected {type(self._swallowed).__name__}")
             except Exception:  # the same
                 pass
             return default
@@ -1207,26 +1179,6 @@ class _Situation(NamedTuple):
     destination: _Destination = _Destination("nobody", problem="it is off")
 
 
-class _Command:
-    """What `Telemetry.command` returns."""
-
-    def __init__(self, telemetry: Telemetry, params: Dict[str, object]) -> None:
-        self._telemetry, self._params = telemetry, params
-
-    def update(self, /, **params: object) -> None:
-        """Add what is known only later."""
-        self._params.update(params)
-
-    def __enter__(self) -> _Command:
-        self._telemetry._send_older()
-        self._began = time.monotonic()
-        return self
-
-    def __exit__(self, kind: object, error: Optional[BaseException], traceback: object) -> None:
-        spent = round((time.monotonic() - self._began) * 1000)
-        self._telemetry._record_command({"duration": spent, "success": True, **self._params}, error)
-
-
 class Telemetry:
     """Anonymous usage of one tool. No method raises, waits for the network or prints, except as documented.
 
@@ -1235,16 +1187,17 @@ class Telemetry:
     """
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
-                 project: Optional[Mapping[str, object]] = None, exit_wait: float = 1.0) -> None:
+                 project: Mapping[str, object] | None = None, exit_wait: float = 1.0) -> None:
         self._product, self._project, self._exit_wait = product, project, exit_wait
         known = re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version))
         self._version = known[0] if known else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci = _config_path(product), is_ci()
         self._closed = self._hooked = False
-        self._first_run: Optional[bool] = None
-        self._senders: Dict[int, _Sender] = {}  # by process: a forked child starts anew
-        self._swallowed: Optional[Exception] = None  # what should not have happened, for the tests
+        self._first_run: bool | None = None
+        self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
+        self._swallowed: Exception | None = None  # what should not have happened, for the tests
+        self._swallow = partial(setattr, self, "_swallowed")
 
     @property
     @_never_raises(False)
@@ -1263,11 +1216,22 @@ class Telemetry:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
         self._record(event or params.pop("event", ""), params)
 
-    def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
-        """A context manager that times its block and records `command_executed`, and `error_occurred` if it
-        failed. Its `update(**params)` adds what is known only later."""
-        name = name or params.pop("name", "")  # type: ignore[assignment]
-        return _Command(self, {**params, "command": name, "flags": flags})
+    @contextmanager
+    def command(self, name: str = "", /, flags: Iterable[str] = (),
+                **params: object) -> Iterator[dict[str, object]]:
+        """Time the block and record `command_executed`, and `error_occurred` if it failed. What the block
+        gets is the dict of parameters: its `update(**params)` adds what is known only later."""
+        params.update(command=name or params.pop("name", ""), flags=flags)
+        self._send_older()
+        began, failure = time.monotonic(), None
+        try:
+            yield params
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            spent = round((time.monotonic() - began) * 1000)
+            self._record_command({"duration": spent, "success": True, **params}, failure)
 
     @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:
@@ -1282,13 +1246,6 @@ class Telemetry:
         atexit.unregister(self._at_exit)
         self._sender().leave(began + timeout)  # a request may be under way
         return delivered
-
-    def _swallow(self, error: Exception) -> None:
-        self._swallowed = error.with_traceback(None)
-
-    def _show_swallowed(self) -> None:
-        if self._look().debug:
-            self._explain(f"unexpected {type(self._swallowed).__name__}")
 
     def _look(self, environ: Mapping[str, str] = os.environ, at_all: bool = False) -> _Situation:
         """Look at environment, project and config file. Off by environment, no file is touched unless we are
@@ -1333,7 +1290,7 @@ class Telemetry:
         return None
 
     @_never_raises(None)
-    def _record_command(self, params: Dict[str, object], error: Optional[BaseException]) -> None:
+    def _record_command(self, params: dict[str, object], error: BaseException | None) -> None:
         """Record a command that ended, and the error that ended it."""
         code: object = error
         if isinstance(error, SystemExit):
@@ -1356,7 +1313,7 @@ class Telemetry:
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        def introduce(document: Dict[str, Any], config: _Config) -> bool:
+        def introduce(document: dict[str, Any], config: _Config) -> bool:
             is_due = config.enabled and not (self._ci or config.notice_shown)
             shown = is_due and _say(sys.stderr, _notice(self._product, getattr(sys.stderr, "encoding", None)))
             if shown:
@@ -1381,7 +1338,7 @@ class Telemetry:
             self._first_run = not config.notice_shown or _age(self._path) < time.time() - _PROCESS_START
         return self._first_run
 
-    def _open_way(self, seen: _Situation) -> Optional[_Destination]:
+    def _open_way(self, seen: _Situation) -> _Destination | None:
         """Where events may go now; None for nowhere."""
         to = seen.destination
         if seen.refusal or seen.debug or to.problem or not to.client_id:
@@ -1412,15 +1369,12 @@ class Telemetry:
         except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
             _thread.interrupt_main()
 
-    @_never_raises(False)
-    def _leave(self, wait: float) -> bool:
-        return self._sender().leave(_shared("exit", time.monotonic()) + wait)
-
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+        deadline = _shared("exit", time.monotonic()) + (0 if interrupted else self._exit_wait)
         with suppress(KeyboardInterrupt):
-            was_busy = self._leave(0 if interrupted else self._exit_wait)
+            was_busy = _quietly(lambda: self._sender().leave(deadline), False, self._swallow)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
@@ -1431,7 +1385,7 @@ class Telemetry:
     def _explain(self, line: str) -> None:
         _say(sys.stderr, f"[telemetry] {line}\n")
 
-    def _explain_request(self, to: _Destination, event: Dict[str, Any]) -> None:
+    def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
         hidden = dict(endpoint="", measurement_id="", api_secret="") if to.problem else dict(
             endpoint=_masked(to.endpoint), api_secret="***" if to.api_secret else "")
@@ -1467,22 +1421,22 @@ def _kind_text(kind: Kind) -> str:
     return kind if isinstance(kind, str) else "choice: " + ", ".join(kind)
 
 
-def _variables(product: Product, environ: Mapping[str, str]) -> Dict[str, str]:
+def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of ours that are set, and the effect of each."""
     prefix = product.env_prefix
-    is_named = environ.get(f"{prefix}_ENDPOINT", "").strip()
+    named = [prefix + end for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
+    effect = f"no effect without {named[0]}"
+    if environ.get(named[0], "").strip():
+        effect = "sets the destination"
     effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
-               f"{prefix}_DEBUG": "shows requests instead of sending them"}
-    found = {name: effect if _is_set(environ, name) else "no effect (its value means no)"
-             for name, effect in effects.items() if name in environ}
-    for name in (f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"):
-        if name in environ:
-            unused = f"no effect without {prefix}_ENDPOINT" if environ[name].strip() else "no effect (empty)"
-            found[name] = "sets the destination" if is_named and environ[name].strip() else unused
-    return found
+               f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(named, effect)}
+    is_used = {name: environ[name].strip() if name in named else _is_set(environ, name)
+               for name in effects if name in environ}
+    return {name: effects[name] if used else "no effect (empty, or a word for no)"
+            for name, used in is_used.items()}
 
 
-def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[str, Any]:
+def _status(product: Product, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Everything that `status` shows, as JSON types. Reads only."""
     telemetry = Telemetry(product)
     seen, outbox = telemetry._look(environ, at_all=True), telemetry._sender().outbox
@@ -1513,7 +1467,7 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> Dict[s
     }
 
 
-def _status_lines(status: Dict[str, Any]) -> Iterator[str]:
+def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     """The status for people: 80 columns and ASCII, but for paths and URLs that are otherwise."""
     from textwrap import TextWrapper  # needed here only
     wrap = partial(TextWrapper, 79, break_long_words=False, break_on_hyphens=False)
@@ -1550,11 +1504,6 @@ def _set_enabled(product: Product, enabled: bool) -> None:
     """Write the user's decision, durably, and delete what waits. Raises OSError, ValueError if it can't."""
     path, outbox = _config_path(product), Telemetry(product)._sender().outbox
     before = _read_config(path)
-
-    def decide(document: Dict[str, Any], config: _Config) -> bool:
-        document.setdefault("telemetry", {})["enabled"] = enabled
-        return True
-
     try:
         if before.problem and before is not _MISSING:
             if not enabled:
@@ -1563,12 +1512,11 @@ def _set_enabled(product: Product, enabled: bool) -> None:
             _patiently(partial(os.replace, path, path + ".bak"))
         if before.problem:
             _create_config(product, path, enabled)
-        _update_config(path, decide, 2.0)
-        if enabled and before.enabled:
-            outbox.resume()
+        _update_config(path, lambda found, _: found.setdefault("telemetry", {}).update(enabled=enabled), 2.0)
     finally:
         if not (enabled and before.enabled):  # after `enable` too: an event may have come during a `disable`
             outbox.clear()
+    outbox.resume()
 
 
 def _decided(product: Product, enabled: bool) -> int:
@@ -1590,7 +1538,7 @@ def _decided(product: Product, enabled: bool) -> int:
     return 0
 
 
-def main(argv: Optional[List[str]] = None, *, product: Product = CODEGEN) -> int:
+def main(argv: list[str] | None = None, *, product: Product = CODEGEN) -> int:
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
     arguments = list(map(str, sys.argv[1:] if argv is None else argv))
