@@ -42,7 +42,7 @@ from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Tuple, TypeVar, Union
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -324,8 +324,8 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
             file.write(data)
-            file.flush()
             if durable:
+                file.flush()
                 os.fsync(file.fileno())
         if before is not None and _read_small(path) != before:
             raise OSError(errno.EBUSY, "another program has just changed it", path)
@@ -675,7 +675,7 @@ class _Outbox:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self._folder = folder  # an empty text, when there is no place, is no folder to the system
         self._room = 0  # how many events may be put before the next look at what waits
         self._skipped: set[str] = set()  # events that another process took first, or that can't be taken
 
@@ -831,12 +831,12 @@ class _Outbox:
         left = until - time.time()  # more than a day: the clock was set back since
         return (until if 0 < left <= _LAST_PAUSE else 0.0), failures
 
-    def pause(self, to: _Destination, asked: float | None) -> None:
-        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds."""
+    def pause(self, to: _Destination, asked: float) -> None:
+        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0."""
         until, failures = self.paused(to.key)
-        if asked is None and until:
+        if until and not asked:
             return  # another process failed together with us: that is one failure, not two
-        seconds = min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE) if asked is None else asked
+        seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
         record = {"endpoint": _masked(to.endpoint), "until": time.time() + seconds, "failures": failures + 1}
         with suppress(OSError):
             _store(self.path(to.key + ".pause"), json.dumps(record).encode())
@@ -852,18 +852,18 @@ class _Outbox:
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
-_Answer = Tuple[int, Optional[float]]  # the status, 0 for none, and the seconds that Retry-After asks for
-_NO_ANSWER: _Answer = (0, None)
+_Answer = Tuple[int, float]  # the status and the seconds that Retry-After asks for, each 0 for none
+_NO_ANSWER: _Answer = (0, 0.0)
 
 
-def _retry_seconds(text: str) -> float | None:
-    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; None for rubbish."""
+def _retry_seconds(text: str) -> float:
+    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; 0 for rubbish."""
     from email.utils import parsedate_to_datetime  # loaded with the network code
     try:
         is_date = not text.strip().isdigit()
         seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
     except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+        return 0.0
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
@@ -897,8 +897,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
-            asked = response.headers.get("Retry-After")
-            return response.status, _retry_seconds(asked) if asked else None
+            return response.status, _retry_seconds(response.headers.get("Retry-After", ""))
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
@@ -912,10 +911,10 @@ class _Sender:
     """
 
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
-                 swallow: Callable[[Exception], None], exit_wait: float) -> None:
+                 swallow: Callable[[Exception], None]) -> None:
         self.outbox, self._swallow = outbox, swallow
         self._look = look                       # where events may go now
-        self._fair = min(_FAIR_SECONDS, exit_wait / 2 or _FAIR_SECONDS)
+        self._fair = _FAIR_SECONDS              # as long as the exit does not wait
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._runs = False                      # whether the threads have something to do
         self._threads: tuple[threading.Thread, ...] = ()
@@ -1026,7 +1025,7 @@ class _Sender:
         answer, is_over, began = None, False, time.monotonic()
         end = began + _REQUEST_SECONDS
         calls.put(partial(_post, to, list(events.values()),
-                          lambda: time.monotonic() < end and to == self._look()))
+                          lambda: time.monotonic() < end and self.outbox.touch(claim) and to == self._look()))
         while answer is None and not is_over:  # and a look after the end: we may have been stopped
             is_over = time.monotonic() >= min(end, self._leave_by or end)
             with suppress(Empty):
@@ -1083,6 +1082,7 @@ class _Sender:
         ends the wait. True if there was something to wait for."""
         with self._lock:
             was_busy, now = self._runs, time.monotonic()
+            self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
             self._leave_by = deadline if self._own or self._posting else now
         # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
         import_grace = 1.0 if sys.implementation.name == "pypy" else 0.0
@@ -1223,15 +1223,13 @@ class Telemetry:
         gets is the dict of parameters: its `update(**params)` adds what is known only later."""
         params.update(command=name or params.pop("name", ""), flags=flags)
         self._send_older()
-        began, failure = time.monotonic(), None
+        began = time.monotonic()
         try:
             yield params
         except BaseException as error:
-            failure = error
+            self._record_command(began, params, error)
             raise
-        finally:
-            spent = round((time.monotonic() - began) * 1000)
-            self._record_command({"duration": spent, "success": True, **params}, failure)
+        self._record_command(began, params, None)
 
     @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:
@@ -1263,8 +1261,8 @@ class Telemetry:
         """This process's sender."""
         sender = self._senders.get(os.getpid())
         if sender is None:
-            outbox = _Outbox(os.path.join(os.path.dirname(self._path), "outbox"))
-            sender = _Sender(outbox, lambda: self._open_way(self._look()), self._swallow, self._exit_wait)
+            outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
+            sender = _Sender(outbox, lambda: self._open_way(self._look()), self._swallow)
         return self._senders.setdefault(os.getpid(), sender)
 
     def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
@@ -1290,8 +1288,10 @@ class Telemetry:
         return None
 
     @_never_raises(None)
-    def _record_command(self, params: dict[str, object], error: BaseException | None) -> None:
+    def _record_command(self, began: float, params: dict[str, object], error: BaseException | None) -> None:
         """Record a command that ended, and the error that ended it."""
+        spent = round((time.monotonic() - began) * 1000)
+        params = {"duration": spent, "success": True, **params}
         code: object = error
         if isinstance(error, SystemExit):
             code = error.code if error.code is None or isinstance(error.code, int) else 1
@@ -1325,7 +1325,8 @@ class Telemetry:
             if seen.config is _MISSING:
                 _create_config(self._product, self._path, True)
                 seen = self._look()
-            if not (seen.refusal or self._ci or seen.config.notice_shown) or not seen.config.client_id:
+            is_due = not (self._ci or seen.config.notice_shown)
+            if not seen.refusal and (is_due or not seen.config.client_id):
                 _update_config(self._path, introduce)
                 seen = self._look()
         has_place = seen.refusal or seen.config.client_id
@@ -1372,9 +1373,10 @@ class Telemetry:
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
-        deadline = _shared("exit", time.monotonic()) + (0 if interrupted else self._exit_wait)
+        began = _shared("exit", time.monotonic())
         with suppress(KeyboardInterrupt):
-            was_busy = _quietly(lambda: self._sender().leave(deadline), False, self._swallow)
+            was_busy = _quietly(lambda: self._sender().leave(began + (0 if interrupted else self._exit_wait)),
+                                False, self._swallow)
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This

@@ -2010,6 +2010,14 @@ class CommandLineTests(BasicCase):
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", done.stderr)
 
+    def test_disable_without_a_home_deletes_nothing_of_others(self) -> None:
+        (self.home / "outbox").mkdir()
+        for name in ("draft.tmp", "1733826600000000-550e8400-01234567-01234567.json"):
+            (self.home / "outbox" / name).write_text("x")
+        done = self.telemetry("disable", env=self.environment(HOME="relative", USERPROFILE="relative"))
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(len(list((self.home / "outbox").iterdir())), 2)
+
     def test_another_tool_mounts_it_as_its_own(self) -> None:
         code = """
             product = Product(command="its", events={"seen": {"mode": ("fast",)}})
