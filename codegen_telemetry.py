@@ -920,8 +920,9 @@ class _Sender:
         self._threads: tuple[threading.Thread, ...] = ()
         self._own: dict[str, None] = {}         # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
-        self._loading = self._posting = False
-        self._leave_by: float | None = None  # monotonic; until then the exit waits
+        self._loading = ""                      # the claim for which the network code is being imported
+        self._posting = False
+        self._leave_by: float | None = None     # monotonic; until then the exit waits
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run."""
@@ -978,10 +979,10 @@ class _Sender:
             if not claim:
                 time.sleep(0.02)
                 continue
-            self._loading = True  # the network code: some 50 ms, once in a process
+            self._loading = claim  # while the network code is imported: some 50 ms, once in a process
             import encodings.idna  # noqa: F401, which a name look-up needs
             import urllib.request  # noqa: F401
-            self._loading = False
+            self._loading = ""
             events = self.outbox.take(to, claim, self._own, self._leave_by is not None)
             goes_on = self._deliver(to, claim, events, calls, answers)
             self._posting = False
@@ -1094,6 +1095,8 @@ class _Sender:
                 except KeyboardInterrupt:
                     self._leave_by = time.monotonic()
             self._leave_by = min(self._leave_by, time.monotonic())  # the other one may be stuck
+        if self._loading:
+            self.outbox.give_back(self._loading)  # it is empty yet
         return was_busy
 
 

@@ -2644,6 +2644,24 @@ class ExitTests(DeliveryCase):
         self.sweep({**env, **PATIENT})
         self.assert_arrived(range(1, 6), server.events, once=False)
 
+    def test_an_exit_while_the_network_code_is_loaded_leaves_the_event_waiting(self) -> None:
+        """Not in a claim, which the next run could take over only after ten seconds."""
+        server = self.server()
+        ended = self.run_child("""
+            class Slow:
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": time.sleep(3)
+            sys.meta_path.insert(0, Slow())
+            record(1)
+            while not waiting(".claim"): time.sleep(.005)
+            ending()
+        """, self.environment(server, EXIT_WAIT="0"))
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assertLess(ended.exit_seconds, 1.6 if sys.implementation.name == "pypy" else .6)
+        self.assertEqual([path.suffix for path in self.outbox.iterdir()], [".json"])
+        self.assertEqual(self.run_child("record(2)\nprint(mine.flush(5))", self.environment(server)).lines, ["True"])
+        self.assert_arrived([1, 2], server.events)
+
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_command_does_not_wait_for_what_is_under_way(self) -> None:
         server = self.server(silent)
