@@ -2659,7 +2659,8 @@ class ExitTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err), (0, ""))
         self.assertLess(ended.exit_seconds, 1.6 if sys.implementation.name == "pypy" else .6)
         self.assertEqual([path.suffix for path in self.outbox.iterdir()], [".json"])
-        self.assertEqual(self.run_child("record(2)\nprint(mine.flush(5))", self.environment(server)).lines, ["True"])
+        after = self.run_child("record(2)\nprint(mine.flush(5))", self.environment(server))
+        self.assertEqual(after.lines, ["True"])
         self.assert_arrived([1, 2], server.events)
 
     @unittest.skipUnless(POSIX, "signals")
