@@ -38,7 +38,7 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial, wraps
 from itertools import islice
 from types import MappingProxyType
@@ -1182,6 +1182,25 @@ class _Situation(NamedTuple):
     destination: _Destination = _Destination("nobody", problem="it is off")
 
 
+class _Command:
+    """What `Telemetry.command` returns."""
+
+    def __init__(self, telemetry: Telemetry, params: dict[str, object]) -> None:
+        self._telemetry, self._params = telemetry, params
+
+    def update(self, /, **params: object) -> None:
+        """Add what is known only later."""
+        self._params.update(params)
+
+    def __enter__(self) -> _Command:
+        self._telemetry._send_older()
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._telemetry._record_command(self._began, self._params, error)
+
+
 class Telemetry:
     """Anonymous usage of one tool. No method raises, waits for the network or prints, except as documented.
 
@@ -1219,20 +1238,11 @@ class Telemetry:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
         self._record(event or params.pop("event", ""), params)
 
-    @contextmanager
-    def command(self, name: str = "", /, flags: Iterable[str] = (),
-                **params: object) -> Iterator[dict[str, object]]:
-        """Time the block and record `command_executed`, and `error_occurred` if it failed. What the block
-        gets is the dict of parameters: its `update(**params)` adds what is known only later."""
-        params.update(command=name or params.pop("name", ""), flags=flags)
-        self._send_older()
-        began = time.monotonic()
-        try:
-            yield params
-        except BaseException as error:
-            self._record_command(began, params, error)
-            raise
-        self._record_command(began, params, None)
+    def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
+        """A context manager that times its block and records `command_executed`, and `error_occurred` if it
+        failed. Its `update(**params)` adds what is known only later."""
+        name = name or params.pop("name", "")  # type: ignore[assignment]
+        return _Command(self, {**params, "command": name, "flags": flags})
 
     @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:

@@ -1817,6 +1817,18 @@ class DebugTests(BasicCase):
         self.assertIn('"command": "generate"', text)
         self.assertIn('"init_executed"', text)
 
+    def test_what_is_known_later_is_added_to_the_object_or_in_the_block(self) -> None:
+        code = """
+            def work():
+                command = Telemetry().command("generate")
+                command.update(input_type="openapi")
+                with command as inner: inner.update(generator_count=3)
+            answers.append(said(work)[2])
+            """
+        self.write_config()
+        text = self.ask(code, [], self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        self.assertIn('"input_type": "openapi", "generator_count": 3, "duration"', text)
+
     def test_url_is_exactly_the_one_that_is_sent(self) -> None:
         self.write_config()
         server = self.server()
