@@ -90,7 +90,7 @@ _COMMON_PARAMS = MappingProxyType({
     "cli_version": "the tool's version", "python_version": "such as 3.11.7", "os": "such as linux",
     "ci": "whether a CI service runs it", "session_id": "the second the process started",
     "engagement_time_msec": "the duration, at least 1"})
-_RESERVED_PREFIXES = ("firebase_", "ga_", "google_", "gtag.")
+_RESERVED_PREFIXES = ("_", "firebase_", "ga_", "google_", "gtag.")
 _RESERVED_EVENTS = frozenset("""
     ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data
     app_exception app_install app_remove app_store_refund app_update app_upgrade dynamic_link_app_open
@@ -108,7 +108,7 @@ _TEXT_PARAMS = frozenset("""
 
 def _name_problem(name: object, reserved: frozenset[str]) -> str:
     """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
-    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,39}", name):
+    if not (isinstance(name, str) and name.isascii() and name.isidentifier() and len(name) <= 40):
         return "must be 1 to 40 letters, digits and _, and begin with a letter"
     is_reserved = name in reserved or name.startswith(_RESERVED_PREFIXES)
     return "is reserved by Google Analytics" if is_reserved else ""
@@ -123,7 +123,8 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
             table = kind if isinstance(kind, Mapping) else {}
             return MappingProxyType({key: _checked_kind(f"{where}.{key}", table[key], True) for key in table})
     if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
-            isinstance(word, str) and re.fullmatch(r"[ !#-\[\]-~]{1,100}", word) for word in kind):
+            isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
+            and not set('"\\').intersection(word) for word in kind):
         return tuple(kind)
     raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
 
@@ -189,7 +190,7 @@ class Product(_Fields):
         for field in ("command", "name", "directory"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
-        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", fields["env_prefix"]):
+        if not (fields["env_prefix"].isascii() and fields["env_prefix"].isidentifier()):
             raise ValueError(f"env_prefix can't begin a variable's name: {fields['env_prefix']!r}")
         fields["events"] = MappingProxyType({event: _checked_params(event, params)
                                              for event, params in fields["events"].items()})
