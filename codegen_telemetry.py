@@ -1349,8 +1349,9 @@ class Telemetry:
     def _is_first_run(self, config: _Config) -> bool:
         """Whether the notice is shown in this run: by this process, or by one that ran beside it when it
         began, which has written the file since."""
-        if self._first_run is None:
-            self._first_run = not config.notice_shown or _age(self._path) < time.time() - _PROCESS_START
+        if self._first_run is None:  # 10 ms more, for the times of files are coarse
+            run_seconds = time.time() - _PROCESS_START + 0.01
+            self._first_run = not config.notice_shown or _age(self._path) < run_seconds
         return self._first_run
 
     def _open_way(self, seen: _Situation) -> _Destination | None:
