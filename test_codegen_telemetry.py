@@ -3653,6 +3653,13 @@ class DocumentTests(Case):
         self.assertEqual([list(item) for item in codegen_telemetry.KINDS.items()],
                          self.table("kind", "what it lets through"))
 
+    def test_names_in_the_reading_guide_exist(self) -> None:
+        places = (codegen_telemetry, Telemetry, codegen_telemetry._Sender)
+        names = re.findall("`(\\w+)`", self.section("Reading the code").split("| --- |", 1)[1])
+        self.assertGreater(len(names), 20)
+        for name in set(names) - {"Product"}:
+            self.assertTrue(any(hasattr(place, name) for place in places), name)
+
     def test_ci_variables_are_those_of_the_code(self) -> None:
         self.assertEqual(list(codegen_telemetry.CI_VARIABLES),
                          [variable for variable, service in self.table("variable", "service")])
