@@ -38,8 +38,10 @@ import sys
 import threading
 import time
 import weakref
+from binascii import crc32
 from contextlib import suppress
 from functools import partial, wraps
+from io import open  # noqa: UP029, at the interpreter's end the builtin one is gone before the host's objects
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Tuple, TypeVar, Union
@@ -131,11 +133,15 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
 
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
-    too_many = len(params) + len(_COMMON_PARAMS) > _MAX_PARAMS
+    sizes = [len(kind) if isinstance(kind, Mapping) else 1 for kind in params.values()]
+    too_many = sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS
     problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or too_many and (
         f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets")}
     checked: dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
     for name, kind in checked.items():
+        for option in [*kind, "x"] if isinstance(kind, Mapping) else ():  # and any other that is passed
+            problems[f"option {option!r} of {event}.{name}"] = _name_problem(
+                f"{name}_{str(option).replace('-', '_')}", _NUMBER_PARAMS | _TEXT_PARAMS)
         is_number = kind in ("count", "milliseconds")
         is_text = kind in ("word", "words") or isinstance(kind, tuple)
         problems[f"parameter {name!r} of event {event!r}"] = (
@@ -182,6 +188,9 @@ class Product(_Fields):
         given = {field: value for field, value in locals().items()
                  if field in cls._fields and value is not None}
         fields = {**_CODEGEN, **given}
+        for field, value in fields.items():
+            if field != "events" and not isinstance(value, str):
+                raise ValueError(f"{field} must be a text")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
@@ -243,7 +252,7 @@ def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
     """A regular file's bytes. Raises OSError; ValueError for other kinds of files and over `limit` bytes."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
         raise ValueError("it is not a regular file")
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # noqa: UP020
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
@@ -261,9 +270,17 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     return document
 
 
+def _dumped(document: dict[str, Any], indent: int | None = None) -> bytes:
+    """JSON. Raises ValueError for what we could read and can't write: NaN, 1e999, or too deep."""
+    try:
+        return json.dumps(document, indent=indent, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _interpreted(document: dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
-    json.dumps(document, allow_nan=False)  # Python reads NaN and 1e999, which can't be written back
+    _dumped(document)
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
     read = section.get if isinstance(section, dict) else lambda key, default: None
     texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
@@ -323,7 +340,7 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
     bytes `before`, if given. Raises OSError."""
     temporary = f"{path}.{_unique()}.tmp"
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
+        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:  # noqa: UP020
             file.write(data)
             if durable:
                 file.flush()
@@ -336,8 +353,10 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace,
     if durable:
         with suppress(OSError):  # Windows opens no folders
             folder = os.open(os.path.dirname(path), os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
 
 def _time_text(seconds: float | None = None) -> str:
@@ -345,13 +364,18 @@ def _time_text(seconds: float | None = None) -> str:
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
-    """The bytes of a config file as of now; one without an anonymous ID gets one."""
+    """The bytes of a config file as of now; one without an anonymous ID gets one. Raises ValueError when we
+    could not read it any more."""
     section = document.setdefault("telemetry", {})
     if not section.get("anonymousId"):
         import uuid  # needed once in the life of a config file
         section["anonymousId"] = str(uuid.uuid4())
     document["lastUpdated"] = _time_text()
-    return json.dumps(document, indent=2).encode() + b"\n"
+    for indent in (2, None):
+        data = _dumped(document, indent)
+        if len(data) < _MAX_FILE:
+            return data + b"\n"
+    raise ValueError("it would become too large")
 
 
 def _create_config(product: Product, path: str, enabled: bool) -> None:
@@ -374,9 +398,9 @@ def _update_config(path: str, change: Callable[[dict[str, Any], _Config], object
     False to leave the file alone; a missing anonymous ID is added. Raises OSError, ValueError."""
     path = os.path.realpath(path)
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
-    if _age(lock) > _STALE_SECONDS:
-        _unlink(lock)
     while True:
+        if _age(lock) > _STALE_SECONDS:
+            _unlink(lock)
         try:
             os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
             break
@@ -418,12 +442,12 @@ def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
 
 
 def _quietly(call: Callable[[], _T], default: _T,
-             swallow: Callable[[Exception], None] = lambda error: None) -> _T:
-    """The call's result, or the default if it raises."""
+             swallow: Callable[[type[Exception]], None] = lambda kind: None) -> _T:
+    """The call's result, or the default if it raises; an error itself would hold the host's objects."""
     try:
         return call()
     except Exception as error:  # broad on purpose: for our threads, and for objects of the host
-        swallow(error.with_traceback(None))
+        swallow(type(error))
         return default
 
 
@@ -604,7 +628,6 @@ class _Destination(NamedTuple):
     @property
     def key(self) -> str:
         """Eight hexadecimal digits that stand for endpoint and measurement ID in the names of files."""
-        from binascii import crc32  # an extension module that a run without telemetry need not load
         return "%08x" % crc32(f"{self.endpoint}\n{self.measurement_id}".encode())
 
 
@@ -659,8 +682,8 @@ _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-_OURS = (r"[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
-         r"|.*[.]tmp")
+_OURS = (r"(?i)[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
+         r"|.*[.](json|pause)[.][0-9]+-[0-9a-f]{8}[.]tmp")
 
 
 class _Outbox:
@@ -684,10 +707,10 @@ class _Outbox:
         return os.path.join(self._folder, *names)
 
     def names(self, ending: str = "", folder: str = "") -> list[str]:
-        """What lies here, or in a claim, sorted."""
+        """What lies here, or in a claim, sorted. Raises OSError if that can't be read."""
         try:
             return sorted(name for name in os.listdir(self.path(folder)) if name.endswith(ending))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def ours(self) -> list[str]:
@@ -696,7 +719,7 @@ class _Outbox:
 
     def events(self, folder: str = "") -> list[str]:
         """Names of the events here, or in a claim, oldest first."""
-        return [name for name in self.names(".json", folder) if len(name) == 48 and name[:16].isdigit()]
+        return [name for name in self.names(".json", folder) if len(name) == 48 and name[:16].isdecimal()]
 
     def waiting(self, to: _Destination) -> list[str]:
         """Names of the events that wait for this client and destination, oldest first."""
@@ -753,6 +776,8 @@ class _Outbox:
                     else:
                         os.unlink(self.path(name))
                 except OSError:
+                    if not self.touch(claim):
+                        break
                     self._skipped.add(name)
         return events
 
@@ -760,7 +785,7 @@ class _Outbox:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
             record = _parse_object(_read_small(self.path(name)))
-            event, size = record.get("event"), len(json.dumps(record, allow_nan=False))
+            event, size = record.get("event"), len(json.dumps(record.get("event"), allow_nan=False))
         except (ValueError, RecursionError):
             return None
         bound_to = [record.get(part) for part in ("endpoint", "measurement_id", "client_id")]
@@ -801,7 +826,7 @@ class _Outbox:
         with suppress(OSError):
             _patiently(partial(os.rename, self.path(name), self.path(done)))
         for folder in (done, name):  # Windows may refuse to rename it
-            for event in self.names("", folder):
+            for event in self.events(folder):
                 _unlink(self.path(folder, event))
             with suppress(OSError):
                 os.rmdir(self.path(folder))
@@ -810,8 +835,6 @@ class _Outbox:
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
         for _ in range(4):  # another process may be writing into it just now
-            with suppress(FileNotFoundError, NotADirectoryError):
-                os.listdir(self._folder)  # raises what `names` hides
             ours = self.ours()
             for name in ours:
                 self.delete(name)
@@ -826,7 +849,7 @@ class _Outbox:
         """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
         try:
             record = _parse_object(_read_small(self.path(key + ".pause")))
-            until, failures = float(record["until"]), int(record["failures"])
+            until, failures = float(record["until"]), max(0, int(record["failures"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0.0, 0
         left = until - time.time()  # more than a day: the clock was set back since
@@ -912,7 +935,7 @@ class _Sender:
     """
 
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
-                 swallow: Callable[[Exception], None]) -> None:
+                 swallow: Callable[[type[Exception]], None]) -> None:
         self.outbox, self._swallow = outbox, swallow
         self._look = look                       # where events may go now
         self._fair = _FAIR_SECONDS              # as long as the exit does not wait
@@ -924,6 +947,7 @@ class _Sender:
         self._loading = ""                      # the claim for which the network code is being imported
         self._posting = False
         self._leave_by: float | None = None     # monotonic; until then the exit waits
+        self.interrupted = False                # whether Ctrl-C ended the exit's wait
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run."""
@@ -942,18 +966,20 @@ class _Sender:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
         from queue import SimpleQueue  # with the first event to send
         with self._lock:
-            if self._runs or self._leave_by is not None:
+            is_running = self._runs and any(map(threading.Thread.is_alive, self._threads[:1]))
+            if is_running or self._leave_by is not None:
                 return
-            self._runs = True
             calls: Any = SimpleQueue()  # from one thread to the other
             answers: Any = SimpleQueue()  # and back
-            works = (partial(self._run, calls, answers), partial(self._call, calls, answers))
-            self._threads = tuple(threading.Thread(None, work, "telemetry", daemon=True) for work in works)
-            try:
+            works = (self._run, self._call)
+            try:  # Ctrl-C may come between the two starts: hence the look at what is alive
+                self._threads = tuple(threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
+                                      for work in works)
+                self._runs = True
                 for thread in reversed(self._threads):
                     thread.start()
             except RuntimeError:
-                self._runs, self._threads = False, ()
+                self._runs = False
                 calls.put(None)
 
     def _call(self, calls: Any, answers: Any) -> None:
@@ -965,6 +991,8 @@ class _Sender:
         """The thread that decides, and ends the other one."""
         _quietly(partial(self._send, calls, answers), None, self._swallow)
         calls.put(None)
+        if self._loading:  # it can't be loaded
+            self.outbox.give_back(self._loading)
         with self._lock:
             if threading.current_thread() in self._threads:
                 self._runs = False
@@ -1044,11 +1072,11 @@ class _Sender:
         if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
+            # before the files are gone, for whatever is gone counts as delivered
+            self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
             self.outbox.delete(claim)
-            with self._lock:
-                self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
-                for name in events:
-                    self._own.pop(name, None)
+            for name in events:
+                self._own.pop(name, None)
         else:
             self.outbox.give_back(claim)
         if delivered:
@@ -1058,8 +1086,8 @@ class _Sender:
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = time.monotonic() + timeout
-        while True:
-            to = self._look() if self._own else None
+        while self._own:
+            to = self._look()
             with self._lock:
                 own, left = self._own_present(to), deadline - time.monotonic()
                 if own and to and left > 0:
@@ -1067,6 +1095,7 @@ class _Sender:
                 if not own or left <= 0 or not self._runs:
                     return not (own or self._lost)
             time.sleep(min(left, 0.01))
+        return not self._lost
 
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
@@ -1094,7 +1123,7 @@ class _Sender:
                 try:
                     thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
                 except KeyboardInterrupt:
-                    self._leave_by = time.monotonic()
+                    self._leave_by, self.interrupted = time.monotonic(), True
             self._leave_by = min(self._leave_by, time.monotonic())  # the other one may be stuck
         if self._loading:
             self.outbox.give_back(self._loading)  # it is empty yet
@@ -1163,11 +1192,10 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
-                error.__traceback__ = None  # it would hold the host's objects; no call: the stack may be full
-                self._swallowed = error
-            try:
+                self._swallowed = type(error)
+            try:  # the stack may be full
                 if self._look().debug:
-                    self._explain(f"unexpected {type(self._swallowed).__name__}")
+                    self._explain(f"unexpected {self._swallowed.__name__}")
             except Exception:  # the same
                 pass
             return default
@@ -1219,7 +1247,7 @@ class Telemetry:
         self._closed = self._hooked = False
         self._first_run: bool | None = None
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
-        self._swallowed: Exception | None = None  # what should not have happened, for the tests
+        self._swallowed: type[Exception] | None = None  # what should not have happened, for the tests
         self._swallow = partial(setattr, self, "_swallowed")
 
     @property
@@ -1341,7 +1369,8 @@ class Telemetry:
                 seen = self._look()
             is_due = not (self._ci or seen.config.notice_shown)
             if not seen.refusal and (is_due or not seen.config.client_id):
-                _update_config(self._path, introduce)
+                # without an ID there is no event: then, and only then, we wait for who makes one just now
+                _update_config(self._path, introduce, 0.0 if seen.config.client_id else 0.1)
                 seen = self._look()
         has_place = seen.refusal or seen.config.client_id
         return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
@@ -1351,7 +1380,8 @@ class Telemetry:
         began, which has written the file since."""
         if self._first_run is None:  # 10 ms more, for the times of files are coarse
             run_seconds = time.time() - _PROCESS_START + 0.01
-            self._first_run = not config.notice_shown or _age(self._path) < run_seconds
+            is_new = not config.notice_shown or _age(self._path) < run_seconds
+            self._first_run = bool(_shared(f"first_run_{self._path}", is_new))
         return self._first_run
 
     def _open_way(self, seen: _Situation) -> _Destination | None:
@@ -1388,10 +1418,12 @@ class Telemetry:
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
         was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
-        began = _shared("exit", time.monotonic())
+        began = _shared("exit", [time.monotonic()])
         with suppress(KeyboardInterrupt):
-            was_busy = _quietly(lambda: self._sender().leave(began + (0 if interrupted else self._exit_wait)),
-                                False, self._swallow)
+            wait = 0 if interrupted else self._exit_wait
+            was_busy = _quietly(lambda: self._sender().leave(began[0] + wait), False, self._swallow)
+        if self._sender().interrupted:
+            began[0] = 0.0  # the others do not wait either
         if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
@@ -1458,7 +1490,9 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> dict[s
     telemetry = Telemetry(product)
     seen, outbox = telemetry._look(environ, at_all=True), telemetry._sender().outbox
     config, to = seen.config, seen.destination
-    waiting = sorted(name for name in outbox.present() if name[17:25] == (config.client_id or "none")[:8])
+    nothing: set[str] = set()
+    whose = (config.client_id or "none")[:8]
+    waiting = sorted(name for name in _quietly(outbox.present, nothing) if name[17:25] == whose)
     paused = 0.0 if to.problem else outbox.paused(to.key)[0]
     in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
@@ -1522,6 +1556,8 @@ def _set_enabled(product: Product, enabled: bool) -> None:
     path, outbox = _config_path(product), Telemetry(product)._sender().outbox
     before = _read_config(path)
     try:
+        if before is not _MISSING and not before.enabled:
+            outbox.clear()  # an event may have come during the `disable`
         if before.problem and before is not _MISSING:
             if not enabled:
                 raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which keeps "
@@ -1531,7 +1567,7 @@ def _set_enabled(product: Product, enabled: bool) -> None:
             _create_config(product, path, enabled)
         _update_config(path, lambda found, _: found.setdefault("telemetry", {}).update(enabled=enabled), 2.0)
     finally:
-        if not (enabled and before.enabled):  # after `enable` too: an event may have come during a `disable`
+        if not enabled:
             outbox.clear()
     outbox.resume()
 

@@ -475,6 +475,9 @@ class ProductTests(unittest.TestCase):
         tables += [{"seen": {"value": "count"}}, {"seen": {"currency": "word"}}]
         tables += [{"seen": {"kind": kind}} for kind in kinds]
         tables += [{"seen": {f"p{number}": "flag" for number in range(20)}}]
+        options: List[Any] = [{"c" * 10: {"o" * 32: ("x",)}}, {"b" * 39: "options"}, {"ga": "options"},
+                              {"options": {"o b": ("x",)}}, {"options": {f"o{n}": ("x",) for n in range(20)}}]
+        tables += [{"seen": params} for params in options]
         for table in tables:
             with self.subTest(events=table), self.assertRaises(ValueError):
                 Product(command="its", events=table)
@@ -491,6 +494,7 @@ class ProductTests(unittest.TestCase):
         rows: List[Dict[str, Any]] = [dict(env_prefix=prefix) for prefix in ("1A", "A-B", "A B", "A=B", "Ä")]
         rows += [{field: text} for field in ("command", "name") for text in ("", " ", "a\nb", "a\x1b[0m")]
         rows += [dict(directory=""), dict(directory="a\nb")]
+        rows += [{field: 5} for field in ("command", "name", "endpoint", "tracking_id", "api_secret")]
         for row in rows:
             with self.subTest(row), self.assertRaises(ValueError):
                 Product(**{"command": "its", **row})
@@ -833,6 +837,40 @@ class ConfigTests(BasicCase):
         self.assertEqual((done.returncode, "CODEGEN_TELEMETRY_DISABLED=1" in done.stderr), (1, True))
         self.assertEqual(self.run_code(TRACK, self.environment())[0].returncode, 0)
 
+    def test_a_file_that_is_rewritten_stays_readable_or_as_it_is(self) -> None:
+        """Indented it may grow over the limit; what is nested deeply can perhaps be read but not written."""
+        section = '{"telemetry":{"enabled":true,"anonymousId":"550e8400-e29b-41d4-a716-446655440000"},"more":'
+        deep = "[" * 1200 + "]" * 1200
+        for more, statuses in (("[" + "0," * 16000 + "0]", {0}), ('"' + "\u00e9" * 16000 + '"', {1}),
+                               (deep, {0, 1})):
+            self.folder.mkdir(exist_ok=True)
+            self.config.write_text(section + more + "}", encoding="utf-8")
+            before = self.config.read_bytes()
+            done = self.telemetry("disable")
+            self.assertIn(done.returncode, statuses)
+            self.assertNotIn("Traceback", done.stderr)
+            if done.returncode == 0:
+                self.assertIn("Telemetry is off", self.telemetry("status").stdout)
+                self.assertIn("(exists)", " ".join(self.telemetry("status").stdout.split()))
+            else:
+                self.assertEqual(self.config.read_bytes(), before)
+                self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", done.stderr)
+
+    def test_event_is_not_lost_while_another_process_gives_the_file_its_id(self) -> None:
+        self.folder.mkdir()
+        self.config.write_text('{"telemetry": {"enabled": true}, "hasShownTelemetryNotice": true}')
+        code = """
+            import os, sys, threading
+            from codegen_telemetry import Telemetry
+            lock = sys.argv[1] + ".lock"
+            open(lock, "w").close()
+            threading.Timer(.02, os.unlink, [lock]).start()
+            Telemetry().track("error_occurred")
+            """
+        env = self.environment(CODEGEN_TELEMETRY_ENDPOINT="http://127.0.0.1:9/")
+        done, _ = self.run_code(code, env, str(self.config))
+        self.assertEqual((done.returncode, done.stderr, len(self.waiting())), (0, "", 1))
+
     def test_of_many_that_start_together_one_creates_it_and_one_shows_the_notice(self) -> None:
         code = """
             import json
@@ -995,6 +1033,26 @@ class NoticeTests(BasicCase):
         self.assertEqual([event["params"]["command"] for event in server.events],
                          ["generate", "generate", "init"])
         self.assertEqual((len(server.requests), self.waiting()), (1, []))
+
+    def test_a_copy_that_is_imported_after_the_notice_sends_nothing_in_that_run(self) -> None:
+        server = self.server()
+        code = """
+            import importlib.util, sys, time
+            import codegen_telemetry as first
+            def told(module):
+                product = module.Product(endpoint=sys.argv[1], tracking_id="G-1", api_secret="own")
+                telemetry = module.Telemetry(product)
+                telemetry.track("init_executed")
+                return telemetry.flush(1)
+            print(told(first))
+            time.sleep(.05)
+            spec = importlib.util.spec_from_file_location("second", first.__file__)
+            second = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(second)
+            print(told(second))
+            """
+        done, _ = self.run_code(code, self.environment(), server.url)
+        self.assertEqual((done.returncode, done.stdout.split(), server.requests), (0, ["False"] * 2, []))
 
     def test_processes_beside_the_one_that_shows_it_send_nothing_either(self) -> None:
         server = self.server()
@@ -2675,6 +2733,56 @@ class ExitTests(DeliveryCase):
         self.assertEqual(after.lines, ["True"])
         self.assert_arrived([1, 2], server.events)
 
+    @unittest.skipUnless(POSIX and sys.implementation.name != "pypy", "signals; PyPy misses some")
+    def test_ctrl_c_ends_the_wait_of_all_objects(self) -> None:
+        server = self.server(silent)
+        child = self.child("""
+            from codegen_telemetry import Product
+            objects = [mine, *(Telemetry(Product(command=f"its{n}")) for n in range(3))]
+            for name in [name for name in os.environ if name.startswith("CODEGEN_TELEMETRY_")]:
+                for n in range(3): os.environ[name.replace("CODEGEN", f"ITS{n}")] = os.environ[name]
+            for telemetry in objects: telemetry.track("error_occurred")
+            time.sleep(.2)
+            print("ready", flush=True)
+        """, self.environment(server, EXIT_WAIT="3"))
+        self.assertEqual(child.stdout.readline(), "ready\n")
+        threading.Event().wait(.1)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=WAIT)
+        self.assertLess(time.monotonic() - began, .45)
+
+    @unittest.skipUnless(POSIX, "signals")
+    def test_an_interrupt_between_the_starts_of_two_threads_does_not_stop_the_sending(self) -> None:
+        server = self.server()
+        for number in (1, 2):
+            ended = self.run_child("""
+                real, count = threading.Thread.start, []
+                def start(thread):
+                    real(thread)
+                    count.append(1)
+                    if len(count) == int(sys.argv[1]): raise KeyboardInterrupt
+                threading.Thread.start = start
+                try: record(10 * int(sys.argv[1]))
+                except KeyboardInterrupt: print("interrupted")
+                record(10 * int(sys.argv[1]) + 1)
+                print(mine.flush(5))
+            """, self.environment(server), number)
+            self.assertEqual((ended.code, ended.lines), (0, ["interrupted", "True"]), ended.err)
+        self.assertEqual({event["params"]["generator_count"] for event in server.events}, {10, 11, 20, 21})
+
+    def test_an_object_that_is_deleted_at_the_very_end_may_record(self) -> None:
+        server = self.server()
+        ended = self.run_child("""
+            class Last:
+                def __del__(self, track=mine.track): track("command_executed", generator_count=1)
+            last = Last()
+        """, self.environment(server))
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        if sys.implementation.name == "cpython":
+            self.sweep(self.environment(server))
+            self.assert_arrived([1], server.events)
+
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_command_does_not_wait_for_what_is_under_way(self) -> None:
         server = self.server(silent)
@@ -2931,6 +3039,73 @@ class BoundTests(DeliveryCase):
         """
         self.together([self.child(code, self.environment(self.server()), n) for n in range(8)])
         self.assertEqual(len({event["timestamp_micros"] for event in self.waiting()}), 16)
+
+    def test_what_waits_under_an_id_in_capitals_is_deleted_by_disable(self) -> None:
+        server = self.server()
+        document = self.document()
+        document["telemetry"]["anonymousId"] = "ABCDEF00-E29B-41D4-A716-446655440000"
+        self.config.write_text(json.dumps(document))
+        self.run_child(STORE, self.environment(server), 1)
+        self.assertEqual(len(self.waiting()), 1)
+        ended = self.run_child("print(main(['disable']), main(['enable']))\nrecord(2)\nprint(mine.flush(5))",
+                               self.environment(server))
+        self.assertEqual((ended.lines, self.waiting()), (["0 0", "True"], []))
+        self.assertEqual([event["params"]["generator_count"] for event in server.events], [2])
+
+    def test_enable_on_a_fresh_machine_deletes_nothing_that_was_recorded(self) -> None:
+        self.config.unlink()
+        ended = self.run_child("""
+            import codegen_telemetry as module
+            create = module._create_config
+            def meanwhile(*args):  # another run is the first, and records
+                create(*args)
+                module._create_config = create
+                record(1)
+            module._create_config = meanwhile
+            print(main(["enable"]), len(waiting()))
+        """, self.environment(self.server(silent)))
+        self.assertEqual(ended.lines, ["0 1"], ended.err)
+
+    def test_a_long_endpoint_is_no_reason_to_throw_an_event_away(self) -> None:
+        server = self.server()
+        server.url += "?more=" + "x" * 6000
+        ended = self.run_child("record(1)\nprint(mine.flush(5))", self.environment(server))
+        self.assertEqual(ended.lines, ["True"])
+        self.assert_arrived([1], server.events)
+
+    def test_flush_does_not_take_what_it_can_not_see_for_delivered(self) -> None:
+        ended = self.run_child("""
+            record(1)
+            look = os.listdir
+            def refused(path): raise OSError(24, "too many open files", path)
+            os.listdir = refused
+            print(mine.flush(.3))
+            os.listdir = look
+            print(mine.flush(.3), len(waiting()) + len(waiting(".claim")) > 0)
+        """, self.environment(self.server(503)))
+        self.assertEqual(ended.lines, ["False", "False True"])
+
+    def test_a_hostile_pause_or_name_changes_nothing(self) -> None:
+        server = self.server(503)
+        env = self.environment(server)
+        self.run_child("record(1)\nprint(mine.flush(5))", env)
+        pause, = self.outbox.glob("*.pause")
+        pause.write_text('{"until": 0, "failures": -1' + "0" * 400 + "}")
+        (self.outbox / ("\u00b2" * 16 + "-550e8400-01234567-01234567.json")).write_text("{}")
+        ended = self.run_child("record(2)\nprint(mine.flush(5), main(['status']))", env)
+        self.assertEqual((ended.code, "Traceback" in ended.err, len(server.requests)), (0, False, 2))
+        self.assertGreater(json.loads(pause.read_text())["until"], time.time() + 500)
+        self.assertEqual(list(self.outbox.glob("*.claim")), [])
+
+    def test_disable_follows_no_link_and_deletes_only_its_own_temporary_files(self) -> None:
+        other = self.home / "documents"
+        other.mkdir()
+        (other / "thesis.txt").write_text("x")
+        self.outbox.mkdir()
+        (self.outbox / "01234567-1-01234567.sent").symlink_to(str(other))
+        (self.outbox / "notes.tmp").write_text("x")
+        self.run_child("main(['disable'])", self.environment(self.server()))
+        self.assertTrue((other / "thesis.txt").exists() and (self.outbox / "notes.tmp").exists())
 
     def test_a_clock_that_was_set_back(self) -> None:
         """A failure, a claim and an event of tomorrow hold nothing up."""
@@ -3254,7 +3429,7 @@ class PlatformTests(DeliveryCase):
     """What other systems do, simulated: refusals of Windows, no fork, no hard links, another writer."""
 
     REFUSE = """
-        import builtins, encodings.idna, urllib.request  # before they see that this is no Windows
+        import encodings.idna, urllib.request  # before they see that this is no Windows
         os.name = "nt"
         if hasattr(os, "register_at_fork"): del os.register_at_fork
         left = {}
@@ -3274,7 +3449,7 @@ class PlatformTests(DeliveryCase):
         self.config.write_text(json.dumps({**self.document(), "hasShownTelemetryNotice": False}))
         ended = self.run_child(textwrap.dedent(self.REFUSE) + textwrap.dedent("""
             for name in ("open", "replace", "rename"): refusing(name, 3)
-            refusing("open", 3, builtins)
+            refusing("open", 3, sys.modules["codegen_telemetry"])
             record(1)
             print(mine.flush(5), sum(left.values()), main(["disable"]), main(["enable"]))
         """), self.environment(server), flags=())
