@@ -856,6 +856,14 @@ class ConfigTests(BasicCase):
                 self.assertEqual(self.config.read_bytes(), before)
                 self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", done.stderr)
 
+    def test_lock_that_grows_old_meanwhile_is_broken(self) -> None:
+        self.write_config()
+        lock = self.config.with_name("config.json.lock")
+        lock.touch()
+        os.utime(str(lock), (time.time() - 9.2, time.time() - 9.2))
+        done = self.telemetry("disable")
+        self.assertEqual((done.returncode, self.document()["telemetry"]["enabled"]), (0, False), done.stderr)
+
     def test_event_is_not_lost_while_another_process_gives_the_file_its_id(self) -> None:
         self.folder.mkdir()
         self.config.write_text('{"telemetry": {"enabled": true}, "hasShownTelemetryNotice": true}')
@@ -3065,6 +3073,39 @@ class BoundTests(DeliveryCase):
             print(main(["enable"]), len(waiting()))
         """, self.environment(self.server(silent)))
         self.assertEqual(ended.lines, ["0 1"], ended.err)
+
+    def test_what_a_block_raised_is_not_kept_alive(self) -> None:
+        self.outbox.write_text("no folder: to record is an error inside the module")
+        ended = self.run_child("""
+            import gc, weakref
+            class Big: pass
+            def work():
+                big = Big()
+                alive.append(weakref.ref(big))
+                with mine.command("build"): raise KeyError(big)
+            alive = []
+            try: work()
+            except KeyError: pass
+            gc.collect()
+            print(alive[0]())
+        """, self.environment(self.server()))
+        self.assertEqual((ended.code, ended.lines), (0, ["None"]), ended.err)
+
+    def test_a_claim_that_vanished_is_no_reason_to_skip_an_event(self) -> None:
+        server = self.server()
+        ended = self.run_child("""
+            import codegen_telemetry as module
+            take = module._Outbox.take
+            def late(outbox, to, claim, *others):  # as if loading had lasted until another process took it
+                module._Outbox.take = take
+                os.rmdir(outbox.path(claim))
+                return take(outbox, to, claim, *others)
+            module._Outbox.take = late
+            record(1)
+            print(mine.flush(5))
+        """, self.environment(server))
+        self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
+        self.assert_arrived([1], server.events)
 
     def test_a_long_endpoint_is_no_reason_to_throw_an_event_away(self) -> None:
         server = self.server()
