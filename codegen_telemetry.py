@@ -1192,8 +1192,8 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
-                self._swallowed = type(error)
-            try:  # the stack may be full
+                self._swallowed = error.__class__  # no call, for the stack may be full
+            try:
                 if self._look().debug:
                     self._explain(f"unexpected {self._swallowed.__name__}")
             except Exception:  # the same
