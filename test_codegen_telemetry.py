@@ -3873,6 +3873,8 @@ class DocumentTests(Case):
         places = (codegen_telemetry, Telemetry, codegen_telemetry._Sender)
         names = re.findall("`(\\w+)`", self.section("Reading the code").split("| --- |", 1)[1])
         self.assertGreater(len(names), 20)
+        length = int(re.search("about ([0-9]+) lines", self.section("Reading the code")).group(1))
+        self.assertAlmostEqual(len(MODULE.read_text(encoding="utf-8").splitlines()), length, delta=50)
         for name in set(names) - {"Product"}:
             self.assertTrue(any(hasattr(place, name) for place in places), name)
 
