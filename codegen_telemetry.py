@@ -419,7 +419,7 @@ def _update_config(path: str, change: Callable[[dict[str, Any], _Config], object
                         _age(left) > _STALE_SECONDS):
                     _unlink(left)
             # Who writes without the lock, or slept through its end, must not be undone and must not undo.
-            _store(path, _encoded(document), durable=wait > 0, before=before)
+            _store(path, _encoded(document), os.replace, durable=wait > 0, before=before)
     finally:
         _unlink(lock)
 
