@@ -682,7 +682,7 @@ _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-_OURS = (r"(?i)[0-9]{16}(-[0-9a-f]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
+_OURS = (r"[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
          r"|.*[.](json|pause)[.][0-9]+-[0-9a-f]{8}[.]tmp")
 
 

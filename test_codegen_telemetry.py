@@ -2779,6 +2779,18 @@ class ExitTests(DeliveryCase):
             self.assertEqual((ended.code, ended.lines), (0, ["interrupted", "True"]), ended.err)
         self.assertEqual({event["params"]["generator_count"] for event in server.events}, {10, 11, 20, 21})
 
+    def test_network_code_that_can_not_be_loaded_leaves_no_claim(self) -> None:
+        ended = self.run_child("""
+            class Without:
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": raise ImportError(name)
+            sys.meta_path.insert(0, Without())
+            record(1)
+            print(mine.flush(.5))
+        """, self.environment(self.server()))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["False"]))
+        self.assertEqual([path.suffix for path in self.outbox.iterdir()], [".json"])
+
     def test_an_object_that_is_deleted_at_the_very_end_may_record(self) -> None:
         server = self.server()
         ended = self.run_child("""
@@ -3133,6 +3145,7 @@ class BoundTests(DeliveryCase):
         pause, = self.outbox.glob("*.pause")
         pause.write_text('{"until": 0, "failures": -1' + "0" * 400 + "}")
         (self.outbox / ("\u00b2" * 16 + "-550e8400-01234567-01234567.json")).write_text("{}")
+        (self.outbox / "01234567.PAUSE").write_text("{}")
         ended = self.run_child("record(2)\nprint(mine.flush(5), main(['status']))", env)
         self.assertEqual((ended.code, "Traceback" in ended.err, len(server.requests)), (0, False, 2))
         self.assertGreater(json.loads(pause.read_text())["until"], time.time() + 500)
