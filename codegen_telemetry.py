@@ -785,8 +785,9 @@ class _Outbox:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
             record = _parse_object(_read_small(self.path(name)))
-            event, size = record.get("event"), len(json.dumps(record.get("event"), allow_nan=False))
-        except (ValueError, RecursionError):
+            event = record.get("event", {})
+            size = len(_dumped(event))
+        except ValueError:
             return None
         bound_to = [record.get(part) for part in ("endpoint", "measurement_id", "client_id")]
         is_ours = bound_to == [to.endpoint, to.measurement_id, to.client_id]
@@ -821,7 +822,8 @@ class _Outbox:
     def delete(self, name: str) -> None:
         """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
         if not name.endswith((".claim", ".sent")):
-            return _unlink(self.path(name))
+            _unlink(self.path(name))
+            return
         done = name.replace(".claim", ".sent")
         with suppress(OSError):
             _patiently(partial(os.rename, self.path(name), self.path(done)))
@@ -830,7 +832,6 @@ class _Outbox:
                 _unlink(self.path(folder, event))
             with suppress(OSError):
                 os.rmdir(self.path(folder))
-        return None
 
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
@@ -950,7 +951,7 @@ class _Sender:
         self.interrupted = False                # whether Ctrl-C ended the exit's wait
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Put an event into the outbox, as one of this run."""
+        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
         try:
             name = self.outbox.put(to, event)
         except (OSError, ValueError):
@@ -971,10 +972,9 @@ class _Sender:
                 return
             calls: Any = SimpleQueue()  # from one thread to the other
             answers: Any = SimpleQueue()  # and back
-            works = (self._run, self._call)
             try:  # Ctrl-C may come between the two starts: hence the look at what is alive
                 self._threads = tuple(threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
-                                      for work in works)
+                                      for work in (self._run, self._call))
                 self._runs = True
                 for thread in reversed(self._threads):
                     thread.start()
@@ -993,6 +993,7 @@ class _Sender:
         calls.put(None)
         if self._loading:  # it can't be loaded
             self.outbox.give_back(self._loading)
+            self._loading = ""
         with self._lock:
             if threading.current_thread() in self._threads:
                 self._runs = False
@@ -1556,7 +1557,7 @@ def _set_enabled(product: Product, enabled: bool) -> None:
     path, outbox = _config_path(product), Telemetry(product)._sender().outbox
     before = _read_config(path)
     try:
-        if before is not _MISSING and not before.enabled:
+        if enabled and not before.enabled and before is not _MISSING:
             outbox.clear()  # an event may have come during the `disable`
         if before.problem and before is not _MISSING:
             if not enabled:
@@ -1598,17 +1599,17 @@ def main(argv: list[str] | None = None, *, product: Product = CODEGEN) -> int:
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
         _say(sys.stdout, usage)
+    elif arguments in (["enable"], ["disable"]):
+        return _decided(product, arguments == ["enable"])
     elif sorted(arguments) in (["status"], ["--json", "status"]):
         status = _status(product)
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
         _say(sys.stdout, text + "\n")
-    elif arguments not in (["enable"], ["disable"]):
+    else:
         unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
                    if word not in ("status", "--json", "enable", "disable")]
         _say(sys.stderr, "".join(unknown[:1]) + usage)
         return 2
-    else:
-        return _decided(product, arguments == ["enable"])
     return 0
 
 
