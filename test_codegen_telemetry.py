@@ -3519,7 +3519,7 @@ class PlatformTests(DeliveryCase):
         ended = self.run_child(textwrap.dedent(self.REFUSE) + textwrap.dedent("""
             for name in ("replace", "rename"): refusing(name, 10 ** 6)
             record(1)
-            print(mine.flush(5), waiting(), waiting(".claim"), main(["disable"]))
+            print(mine.close(5), waiting(), waiting(".claim"), main(["disable"]))
         """), self.environment(server), flags=())
         self.assertEqual((ended.code, ended.lines), (0, ["True [] [] 1"]))
         self.assertIn("CODEGEN_TELEMETRY_DISABLED=1", ended.err)
