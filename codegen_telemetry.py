@@ -16,6 +16,7 @@ Copy this file into your package, describe your tool with a `Product`, and call:
     with telemetry.command("build", flags=["--watch"]):
         ...                     # the tool's work
 
+
 What a reviewer may rely on:
 
 - Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
@@ -29,7 +30,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import errno
 import json
 import os
 import re
@@ -39,7 +39,7 @@ import threading
 import time
 import weakref
 from binascii import crc32
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from io import open  # noqa: UP029, at the interpreter's end the builtin one is gone before the host's objects
 from itertools import islice
@@ -48,6 +48,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Tuple
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
+
 
 # === Product: who is speaking? ===
 
@@ -101,14 +102,14 @@ _RESERVED_EVENTS = frozenset("""
     os_update screen_view session_start user_engagement""".split())
 # Three that can't hold what GA4 wants there: an array, and an amount together with a currency in capitals.
 _RESERVED_PARAMS = frozenset(("items", "value", "currency"))
-_NUMBER_PARAMS = frozenset(("shipping", "tax", "level", "score"))
-_TEXT_PARAMS = frozenset("""
+_FIXED_TYPES = MappingProxyType({
+    **dict.fromkeys(("shipping", "tax", "level", "score"), "number"), **dict.fromkeys("""
     transaction_id affiliation coupon shipping_tier virtual_currency_name payment_type group_id character
     method search_term content_type item_id item_list_id item_list_name creative_name creative_slot
-    location_id promotion_id promotion_name item_name achievement_id""".split())
+    location_id promotion_id promotion_name item_name achievement_id""".split(), "text")})
 
 
-def _name_problem(name: object, reserved: frozenset[str]) -> str:
+def _name_problem(name: object, reserved: frozenset[str] | Mapping[str, str]) -> str:
     """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
     if not (isinstance(name, str) and name.isascii() and name.isidentifier() and len(name) <= 40):
         return "must be 1 to 40 letters, digits and _, and begin with a letter"
@@ -118,12 +119,10 @@ def _name_problem(name: object, reserved: frozenset[str]) -> str:
 
 def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
-    if not is_option:
-        if isinstance(kind, str) and kind in KINDS and kind not in ("choice", "options"):
-            return kind
-        if isinstance(kind, Mapping) or kind == "options":
-            table = kind if isinstance(kind, Mapping) else {}
-            return MappingProxyType({key: _checked_kind(f"{where}.{key}", table[key], True) for key in table})
+    if not is_option and isinstance(kind, Mapping):
+        return MappingProxyType({key: _checked_kind(f"{where}.{key}", kind[key], True) for key in kind})
+    if not is_option and isinstance(kind, str) and kind in KINDS and kind != "choice":
+        return MappingProxyType({}) if kind == "options" else kind
     if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
             and not set('"\\').intersection(word) for word in kind):
@@ -134,20 +133,19 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
     sizes = [len(kind) if isinstance(kind, Mapping) else 1 for kind in params.values()]
-    too_many = sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS
-    problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or too_many and (
-        f"has over {_MAX_PARAMS} parameters with the {len(_COMMON_PARAMS)} that every event gets")}
+    problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or (
+        sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS and f"has over {_MAX_PARAMS} parameters, with ours")}
     checked: dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
     for name, kind in checked.items():
         for option in [*kind, "x"] if isinstance(kind, Mapping) else ():  # and any other that is passed
             problems[f"option {option!r} of {event}.{name}"] = _name_problem(
-                f"{name}_{str(option).replace('-', '_')}", _NUMBER_PARAMS | _TEXT_PARAMS)
-        is_number = kind in ("count", "milliseconds")
-        is_text = kind in ("word", "words") or isinstance(kind, tuple)
+                f"{name}_{str(option).replace('-', '_')}", _FIXED_TYPES)
+        is_text = isinstance(kind, tuple) or kind in ("word", "words")
+        typed = "text" if is_text else "number" if kind in ("count", "milliseconds") else ""
+        fixed = _FIXED_TYPES.get(name, typed)
         problems[f"parameter {name!r} of event {event!r}"] = (
             _name_problem(name, _RESERVED_PARAMS) or name in _COMMON_PARAMS and "is added to every event"
-            or name in _NUMBER_PARAMS and not is_number and "must be a number for Google Analytics"
-            or name in _TEXT_PARAMS and not is_text and "must be a text for Google Analytics")
+            or fixed != typed and f"must be a {fixed} for Google Analytics")
     for where, problem in problems.items():
         if problem:
             raise ValueError(f"{where} {problem}")
@@ -178,15 +176,13 @@ class Product(_Fields):
     tuple of its words; options are a mapping from an option to the words it may hold. Raises ValueError for
     an event that GA4 would refuse and for a malformed name, command, directory or prefix.
     """
-
     __slots__ = ()
 
     def __new__(cls, *, name: str | None = None, command: str | None = None, env_prefix: str | None = None,
                 directory: str | None = None, docs_url: str | None = None, endpoint: str | None = None,
                 tracking_id: str | None = None, api_secret: str | None = None, events: Events | None = None,
                 project_file: str | None = None) -> Product:
-        given = {field: value for field, value in locals().items()
-                 if field in cls._fields and value is not None}
+        given = {key: value for key, value in locals().items() if key in cls._fields and value is not None}
         fields = {**_CODEGEN, **given}
         for field, value in fields.items():
             if field != "events" and not isinstance(value, str):
@@ -211,6 +207,7 @@ class Product(_Fields):
 
 CODEGEN = Product()
 
+
 # === Config file: what is remembered? ===
 
 _MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
@@ -223,11 +220,11 @@ class _Config(NamedTuple):
     """What the config file says. `problem` is empty, or why the file can't be used."""
     problem: str
     enabled: bool = False
+    notice_shown: bool = False
     client_id: str = ""
     endpoint: str = ""
     tracking_id: str = ""
     api_secret: str = ""
-    notice_shown: bool = False
 
 
 _MISSING = _Config("it does not exist")
@@ -248,19 +245,14 @@ def _has_place(path: str) -> bool:
     return bool(path) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
-def _read_small(path: str, limit: int = _MAX_FILE) -> bytes:
-    """A regular file's bytes. Raises OSError; ValueError for other kinds of files and over `limit` bytes."""
+def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
+    """The JSON object in a regular file of at most `limit` bytes. Raises OSError, ValueError."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:  # noqa: UP020
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
-    return data
-
-
-def _parse_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes. Raises ValueError for anything else."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -270,17 +262,9 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     return document
 
 
-def _dumped(document: dict[str, Any], indent: int | None = None) -> bytes:
-    """JSON. Raises ValueError for what we could read and can't write: NaN, 1e999, or too deep."""
-    try:
-        return json.dumps(document, indent=indent, allow_nan=False).encode()
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
 def _interpreted(document: dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
-    _dumped(document)
+    json.dumps(document, allow_nan=False)  # what we could not write again: NaN, 1e999
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
     read = section.get if isinstance(section, dict) else lambda key, default: None
     texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
@@ -289,13 +273,11 @@ def _interpreted(document: dict[str, Any]) -> _Config:
         raise ValueError("a value has the wrong type")
     if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
-    client_id, endpoint, tracking_id, api_secret = (str(text).strip() for text in texts)
-    return _Config("", section.get("enabled") is True, client_id, endpoint, tracking_id, api_secret, notice)
+    return _Config("", section.get("enabled") is True, notice, *(str(text).strip() for text in texts))
 
 
 def _patiently(call: Callable[[], _T]) -> _T:
-    """The call's result. Windows refuses to open or replace a file that another process has open: there, and
-    only there, we ask again for 100 ms."""
+    """The call's result. Windows, and only that, refuses to open or replace what another process has open."""
     for _ in range(10 if os.name == "nt" else 0):
         try:
             return call()
@@ -307,13 +289,11 @@ def _patiently(call: Callable[[], _T]) -> _T:
 def _read_config(path: str) -> _Config:
     """What the config file says. Never raises, never writes."""
     try:
-        return _interpreted(_parse_object(_patiently(partial(_read_small, path))))
+        return _interpreted(_patiently(partial(_read_object, path)))
     except (FileNotFoundError, NotADirectoryError):
         return _MISSING
-    except OSError as error:
-        return _Config(f"it can't be read: {error.strerror or 'unknown reason'}")
-    except ValueError as error:
-        return _Config(str(error))
+    except (OSError, ValueError, RecursionError) as error:
+        return _Config(f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error))
 
 
 def _unlink(path: str) -> None:
@@ -329,34 +309,18 @@ def _age(path: str) -> float:
         return 0.0
 
 
-def _unique() -> str:
-    """A name that no other process has."""
-    return f"{os.getpid()}-{os.urandom(4).hex()}"
-
-
-def _store(path: str, data: bytes, put: Callable[[str, str], None] = os.replace, durable: bool = False,
-           before: bytes | None = None) -> None:
-    """Write a file for its user only and `put` it at `path`: complete or not at all, and only in place of the
-    bytes `before`, if given. Raises OSError."""
-    temporary = f"{path}.{_unique()}.tmp"
+def _store(path: str, data: bytes, put: Callable[[str, str], None], durable: bool = False) -> None:
+    """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:  # noqa: UP020
             file.write(data)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        if before is not None and _read_small(path) != before:
-            raise OSError(errno.EBUSY, "another program has just changed it", path)
         _patiently(partial(put, temporary, path))
     finally:
         _unlink(temporary)
-    if durable:
-        with suppress(OSError):  # Windows opens no folders
-            folder = os.open(os.path.dirname(path), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def _time_text(seconds: float | None = None) -> str:
@@ -364,24 +328,22 @@ def _time_text(seconds: float | None = None) -> str:
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
-    """The bytes of a config file as of now; one without an anonymous ID gets one. Raises ValueError when we
-    could not read it any more."""
-    section = document.setdefault("telemetry", {})
-    if not section.get("anonymousId"):
+    """A config file as of now, with an anonymous ID. Raises ValueError when we could not read it any more."""
+    if not document["telemetry"].get("anonymousId"):
         import uuid  # needed once in the life of a config file
-        section["anonymousId"] = str(uuid.uuid4())
+        document["telemetry"]["anonymousId"] = str(uuid.uuid4())
     document["lastUpdated"] = _time_text()
     for indent in (2, None):
-        data = _dumped(document, indent)
-        if len(data) < _MAX_FILE:
-            return data + b"\n"
+        data = json.dumps(document, indent=indent).encode() + b"\n"
+        if len(data) <= _MAX_FILE:
+            return data
     raise ValueError("it would become too large")
 
 
 def _create_config(product: Product, path: str, enabled: bool) -> None:
     """Create the config file, complete and by one process only, unless it exists. Raises OSError."""
     if not _has_place(path):
-        raise FileNotFoundError(errno.ENOENT, "there is no place for it", path or "~")
+        raise OSError(f"there is no place for {path or 'a config file'}")
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
         "enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
@@ -390,12 +352,18 @@ def _create_config(product: Product, path: str, enabled: bool) -> None:
         _store(path, data, os.link)  # exclusive: of many processes one is the first
     except (AttributeError, NotImplementedError, OSError):
         if not os.path.lexists(path):  # a file system without hard links
-            _store(path, data)
+            _store(path, data, os.replace)
 
 
-def _update_config(path: str, change: Callable[[dict[str, Any], _Config], object], wait: float = 0) -> None:
-    """Change the config file under its lock, durably if it may `wait`. `change` edits the document or returns
-    False to leave the file alone; a missing anonymous ID is added. Raises OSError, ValueError."""
+@contextmanager
+def _editing(path: str, wait: float = 0.0) -> Iterator[dict[str, Any]]:
+    """The config file's document, locked; it is written if the block changed it or it has no anonymous ID,
+    durably if we may `wait` seconds for the lock. Raises OSError, ValueError."""
+    def put(temporary: str, path: str) -> None:
+        if _read_object(path) != before:  # by who knows no lock, or slept through its end
+            raise OSError(f"another program has just changed it: {path}")
+        os.replace(temporary, path)
+
     path = os.path.realpath(path)
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
     while True:
@@ -406,20 +374,15 @@ def _update_config(path: str, change: Callable[[dict[str, Any], _Config], object
             break
         except FileExistsError:
             if time.monotonic() >= deadline:
-                raise TimeoutError(errno.EAGAIN, "another process is changing it", path) from None
+                raise OSError(f"another process is changing it: {path}") from None
             time.sleep(0.01)
     try:
-        before = _read_small(path)
-        document = _parse_object(before)
-        if change(document, _interpreted(document)) is not False:
-            folder, name = os.path.split(path)
-            for entry in os.listdir(folder):  # what killed processes left half-written
-                left = os.path.join(folder, entry)
-                if re.fullmatch(re.escape(name) + "[.][0-9]+-[0-9a-f]{8}[.]tmp", entry) and (
-                        _age(left) > _STALE_SECONDS):
-                    _unlink(left)
-            # Who writes without the lock, or slept through its end, must not be undone and must not undo.
-            _store(path, _encoded(document), os.replace, durable=wait > 0, before=before)
+        before, document = _read_object(path), _read_object(path)
+        client_id = _interpreted(document).client_id
+        document.setdefault("telemetry", {})
+        yield document
+        if document != before or not client_id:
+            _store(path, _encoded(document), put, durable=wait > 0)
     finally:
         _unlink(lock)
 
@@ -435,34 +398,19 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _environment_refusal(product: Product, environ: Mapping[str, str]) -> str:
-    """The variable that switches telemetry off, or an empty text."""
-    variables = ("DO_NOT_TRACK", product.env_prefix + "_DISABLED")
-    return next((variable for variable in variables if _is_set(environ, variable)), "")
-
-
-def _quietly(call: Callable[[], _T], default: _T,
-             swallow: Callable[[type[Exception]], None] = lambda kind: None) -> _T:
-    """The call's result, or the default if it raises; an error itself would hold the host's objects."""
+def _quietly(call: Callable[[], _T], default: _T) -> _T:
+    """The call's result, or the default if it raises."""
     try:
         return call()
-    except Exception as error:  # broad on purpose: for our threads, and for objects of the host
-        swallow(type(error))
+    except Exception:  # broad on purpose: for our threads, and for objects of the host
         return default
 
 
-def _project_section(product: Product, given: object) -> object:
-    """The `telemetry` section the host passed, or that of the project file here; None if there is none."""
-    if given is not None or not product.project_file:
-        return given
-    try:
-        return _parse_object(_read_small(product.project_file, _MAX_PROJECT_FILE)).get("telemetry")
-    except (OSError, ValueError):
-        return None  # one that can't be read is no answer
-
-
-def _refusal(project: object, config: _Config, path: str) -> str:
+def _refusal(product: Product, project: object, config: _Config, path: str) -> str:
     """Who says no first: project, config file, no place for one; empty if nobody does."""
+    if project is None and product.project_file:
+        with suppress(OSError, ValueError):  # one that can't be read is no answer
+            project = _read_object(product.project_file, _MAX_PROJECT_FILE).get("telemetry")
     section: Mapping[str, Any] = project if isinstance(project, Mapping) else {
         "enabled": project is None or project is True}  # anything else is as good as a no
     if _quietly(lambda: section.get("enabled", True) is not True, True):  # one that raises, too
@@ -496,8 +444,7 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
 
 
 def _plain(value: object) -> str:
-    """The characters of a text as an exact `str`; empty for anything else."""
-    # by the real type, and by no method of the object's own: both may lie
+    """The characters of a text as an exact `str`, by no method of its own, for it may lie; else empty."""
     return str.__getitem__(value, slice(None)) if issubclass(type(value), str) else ""  # type: ignore[index]
 
 
@@ -508,9 +455,7 @@ def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
 
 def input_source(value: object) -> str:
     """Where an input lies: "remote_url", "local_relative" or "local_absolute". Never raises, touches no file.
-
-    Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`.
-    """
+    Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`."""
     text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()  # type: ignore[arg-type]
     if re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text):
         return "local_absolute"
@@ -561,7 +506,7 @@ def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _number(held, -_MAX_NUMBER)
         flat_name = f"{name}_{option.replace('-', '_')}"
-        if _word(option) != option or _name_problem(flat_name, _NUMBER_PARAMS | _TEXT_PARAMS):
+        if _word(option) != option or _name_problem(flat_name, _FIXED_TYPES):
             dropped.append(f"{name}.{ascii(option)[:40]} has no name for an option")
         elif held is True or held is False or number is not None:
             flat[flat_name] = held if number is None else number
@@ -590,11 +535,10 @@ def _checked(declared: Mapping[str, Kind],
              params: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]:
     """What may leave of these parameters, and what was dropped and why."""
     kept: dict[str, Value] = {}
-    nothing: dict[str, Value] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
     room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
     for name in filter(params.__contains__, declared):
-        shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), nothing)
+        shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), None) or {}
         if not shaped:
             dropped.append(f"{name} is not of its kind")
         mine = [key for key in shaped if key == name or key not in declared]
@@ -614,6 +558,7 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 
 
 # === Wire: what does it look like outside? ===
+
 
 class _Destination(NamedTuple):
     """Where events go, and for whom. `source` named it; `problem` is empty or why there is no destination."""
@@ -680,10 +625,12 @@ _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
-_LIFE_SECONDS = 0.3        # who sends and shows no sign of life for so long may be gone: another one sends
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
-_OURS = (r"[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json|[0-9a-f]{8}(-[0-9]+-[0-9a-f]{8}[.](claim|sent)|[.]pause)"
-         r"|.*[.](json|pause)[.][0-9]+-[0-9a-f]{8}[.]tmp")
+_BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
+_EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
+_CLAIM = "[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
+_PAUSE = "[0-9a-f]{8}[.]pause"
+_OURS = f"{_EVENT}|{_CLAIM}|{_PAUSE}|({_EVENT}|{_PAUSE})[.][0-9]+-[0-9a-f]{{8}}[.]tmp"
 
 
 class _Outbox:
@@ -692,7 +639,7 @@ class _Outbox:
     | name | what it is |
     | --- | --- |
     | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
-    | `<destination>-<process>-<random>.claim/` | a process that sends touches it, and moves events there |
+    | `<destination>-<process>-<random>.claim/` | events that a process is sending |
     | the same with `.sent` | delivered events being deleted |
     | `<destination>.pause` | when the next try is due after a failure, and how many there were in a row |
     | `*.tmp` | a file being written |
@@ -701,134 +648,96 @@ class _Outbox:
     def __init__(self, folder: str) -> None:
         self._folder = folder  # an empty text, when there is no place, is no folder to the system
         self._room = 0  # how many events may be put before the next look at what waits
-        self._skipped: set[str] = set()  # events that another process took first, or that can't be taken
 
     def path(self, *names: str) -> str:
         return os.path.join(self._folder, *names)
 
-    def names(self, ending: str = "", folder: str = "") -> list[str]:
-        """What lies here, or in a claim, sorted. Raises OSError if that can't be read."""
+    def names(self, pattern: str, folder: str = "") -> list[str]:
+        """What lies here, or in a claim, and matches; oldest first. Raises OSError if that can't be read."""
         try:
-            return sorted(name for name in os.listdir(self.path(folder)) if name.endswith(ending))
+            return sorted(filter(re.compile(pattern).fullmatch, os.listdir(self.path(folder))))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def ours(self) -> list[str]:
-        """Names of all that is ours here."""
-        return [name for name in self.names() if re.fullmatch(_OURS, name)]
-
-    def events(self, folder: str = "") -> list[str]:
-        """Names of the events here, or in a claim, oldest first."""
-        return [name for name in self.names(".json", folder) if len(name) == 48 and name[:16].isdecimal()]
-
     def waiting(self, to: _Destination) -> list[str]:
         """Names of the events that wait for this client and destination, oldest first."""
-        whose = f"-{to.client_id[:8]}-{to.key}-"
-        return [name for name in self.events() if name[16:35] == whose and name not in self._skipped]
+        return self.names(f"[0-9]{{16}}-{to.client_id[:8]}-{to.key}-[0-9a-f]{{8}}[.]json")
 
     def present(self) -> set[str]:
         """Names of all events that wait or are being sent; a second look, for they move both ways."""
-        looks = [self.events(), *map(self.events, self.names(".claim")), self.events()]
-        return set().union(*looks)
+        return set().union(self.names(_EVENT), *(self.names(_EVENT, claim) for claim in self.names(_CLAIM)
+                                                 if claim.endswith("claim")), self.names(_EVENT))
 
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
-        stem = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}"
-        name = f"{stem}-{os.urandom(4).hex()}.json"
-        data = json.dumps({"endpoint": to.endpoint, "measurement_id": to.measurement_id,
-                           "client_id": to.client_id, "event": event}, allow_nan=False).encode()
+        name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         with suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
-        _store(self.path(name), data)
+        _store(self.path(name), json.dumps(record, allow_nan=False).encode(), os.replace)
         self._room -= 1
         if self._room < 0:  # a look costs time
-            events = self.events()
+            events = self.names(_EVENT)
             self._room = min(50, max(0, _MAX_WAITING - len(events)))
             for old in events[:-_MAX_WAITING]:
                 _unlink(self.path(old))
         return name
 
-    def announce(self, to: _Destination) -> str:
-        """Make a claim's folder, empty yet. An empty text while another process sends to this destination: it
-        may take along what all have recorded, so that of many that run at once few load the network code."""
-        if any(_age(self.path(name)) < _LIFE_SECONDS for name in self.names(".claim")
-               if name.startswith(to.key)):
-            return ""
-        claim = f"{to.key}-{_unique()}.claim"
-        os.mkdir(self.path(claim), 0o700)
-        self.touch(claim)
-        return claim
-
-    def take(self, to: _Destination, claim: str, own: Iterable[str], only_own: bool) -> dict[str, Any]:
-        """Move up to 25 waiting events into a claim, those named `own` first; the events by their names."""
+    def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
+        """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
         self._tidy(to.client_id)
-        self._skipped.intersection_update(self.events())
-        names = self.waiting(to)
-        first = sorted(set(own).intersection(names))
+        claim = f"{to.key}-{os.getpid()}-{os.urandom(4).hex()}.claim"
+        os.mkdir(self.path(claim), 0o700)
         events: dict[str, Any] = {}
-        for name in dict.fromkeys([*first, *names] if first or not only_own else ()):
+        for name in sorted(self.waiting(to), key=lambda name: name not in own):
             if len(events) < _MAX_BATCH:
-                try:
+                with suppress(OSError):  # another process takes it first, or it can't be taken
                     event = self._load(name, to)
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
                         events[name] = event
                     else:
                         os.unlink(self.path(name))
-                except OSError:
-                    if not self.touch(claim):
-                        break
-                    self._skipped.add(name)
-        return events
+        with suppress(OSError):
+            now = time.time()  # ours: a file server's clock may be another
+            os.utime(self.path(claim), (now, now))
+        return claim, events
 
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
-            record = _parse_object(_read_small(self.path(name)))
-            event = record.get("event", {})
-            size = len(_dumped(event))
-        except ValueError:
+            record = _read_object(self.path(name))
+            event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
+            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
+            return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
+        except (ValueError, KeyError, RecursionError):
             return None
-        bound_to = [record.get(part) for part in ("endpoint", "measurement_id", "client_id")]
-        is_ours = bound_to == [to.endpoint, to.measurement_id, to.client_id]
-        return event if is_ours and isinstance(event, dict) and size <= _MAX_EVENT else None
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "pause": _MAX_AGE, "sent": -1.0}
-        for name in self.ours():
+        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "sent": -1.0}
+        for name in self.names(_OURS):
             ending = name.rpartition(".")[2]
-            if ending == "json":
-                is_old = abs(time.time() - int(name[:16]) / 1e6) > _MAX_AGE or name[17:25] != client_id[:8]
-            else:
-                is_old = _age(self.path(name)) > limits[ending]
-            if is_old:
+            is_event = ending == "json"
+            age = abs(time.time() - int(name[:16]) / 1e6) if is_event else _age(self.path(name))
+            if age > limits.get(ending, _MAX_AGE) or is_event and name[17:25] != client_id[:8]:
                 (self.give_back if ending == "claim" else self.delete)(name)
-
-    def touch(self, claim: str) -> bool:
-        """Show that this claim's process lives; False if another process took the claim, or deleted it."""
-        now = time.time()  # ours: a file server's clock may be another
-        with suppress(OSError):
-            os.utime(self.path(claim), (now, now))
-        return os.path.isdir(self.path(claim))
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
         with suppress(OSError):
-            for name in self.events(claim):
+            for name in self.names(_EVENT, claim):
                 os.rename(self.path(claim, name), self.path(name))
             os.rmdir(self.path(claim))
 
     def delete(self, name: str) -> None:
         """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
-        if not name.endswith((".claim", ".sent")):
-            _unlink(self.path(name))
-            return
+        _unlink(self.path(name))  # what is no folder
         done = name.replace(".claim", ".sent")
         with suppress(OSError):
             _patiently(partial(os.rename, self.path(name), self.path(done)))
         for folder in (done, name):  # Windows may refuse to rename it
-            for event in self.events(folder):
+            for event in self.names(_EVENT, folder):
                 _unlink(self.path(folder, event))
             with suppress(OSError):
                 os.rmdir(self.path(folder))
@@ -836,20 +745,19 @@ class _Outbox:
     def clear(self) -> None:
         """Delete all that is ours. Raises OSError if something of it stays."""
         for _ in range(4):  # another process may be writing into it just now
-            ours = self.ours()
-            for name in ours:
+            for name in self.names(_OURS):
                 self.delete(name)
             with suppress(OSError):  # something of others may be in it
                 os.rmdir(self._folder)
-            if not ours:
+            if not self.names(_OURS):
                 return
             time.sleep(0.01)
-        raise OSError(errno.ENOTEMPTY, "its outbox can't be emptied", self._folder)
+        raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def paused(self, key: str) -> tuple[float, int]:
         """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
         try:
-            record = _parse_object(_read_small(self.path(key + ".pause")))
+            record = _read_object(self.path(key + ".pause"))
             until, failures = float(record["until"]), max(0, int(record["failures"]))
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0.0, 0
@@ -864,12 +772,7 @@ class _Outbox:
         seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
         record = {"endpoint": _masked(to.endpoint), "until": time.time() + seconds, "failures": failures + 1}
         with suppress(OSError):
-            _store(self.path(to.key + ".pause"), json.dumps(record).encode())
-
-    def resume(self, key: str = "") -> None:
-        """Forget the pause of this destination, or of all."""
-        for name in self.names(key + ".pause"):
-            self.delete(name)
+            _store(self.path(to.key + ".pause"), json.dumps(record).encode(), os.replace)
 
 
 # === Sender: how does it leave? ===
@@ -893,8 +796,7 @@ def _retry_seconds(text: str) -> float:
 
 
 def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool]) -> _Answer:
-    """Send one request, if we still may once the connection stands. The time limit holds for each socket
-    operation only; the caller bounds the whole."""
+    """Send one request, if we still may once the connection stands. The caller bounds its time as a whole."""
     from http import client
     from urllib import request as urllib
     is_secure = to.endpoint.lower().startswith("https")
@@ -928,27 +830,24 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
 
 
 class _Sender:
-    """Sends the waiting events of one process on two daemon threads, which end when nothing is left to send.
+    """Sends what waits on two daemon threads of a process, which end when nothing is left to send.
 
-    One thread decides; the other one posts, and may be left behind there: a name look-up, a TLS handshake or
-    a server that drips can't be interrupted. The caller's thread starts both, because since Python 3.12 none
-    can be started once the main thread has ended.
+    One decides; the other one posts, and may be left behind there: a name look-up, a TLS handshake or a
+    server that drips can't be interrupted. The caller's thread starts both: since Python 3.12 none can be
+    started once the main thread has ended.
     """
 
-    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
-                 swallow: Callable[[type[Exception]], None]) -> None:
-        self.outbox, self._swallow = outbox, swallow
+    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
+        self.outbox = outbox
         self._look = look                       # where events may go now
-        self._fair = _FAIR_SECONDS              # as long as the exit does not wait
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
+        self._threads: list[threading.Thread] = []
         self._runs = False                      # whether the threads have something to do
-        self._threads: tuple[threading.Thread, ...] = ()
-        self._own: dict[str, None] = {}         # events of this object that are not known to be delivered
+        self._loading = self._posting = False   # what they are doing: importing the network code, a request
+        self._own: set[str] = set()             # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
-        self._loading = ""                      # the claim for which the network code is being imported
-        self._posting = False
-        self._leave_by: float | None = None     # monotonic; until then the exit waits
-        self.interrupted = False                # whether Ctrl-C ended the exit's wait
+        self._leave_by = float("inf")           # monotonic; until then the exit waits
+        self._fair = _FAIR_SECONDS              # as long as the exit does not wait
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
@@ -958,23 +857,24 @@ class _Sender:
             self._lost = True
             raise
         with self._lock:
-            self._own[name] = None
-            if len(self._own) > _MAX_WAITING:
-                del self._own[next(iter(self._own))]
-                self._lost = True
+            if len(self._own) >= _MAX_WAITING:
+                self._own, self._lost = set(), True
+            self._own.add(name)
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
         from queue import SimpleQueue  # with the first event to send
         with self._lock:
-            is_running = self._runs and any(map(threading.Thread.is_alive, self._threads[:1]))
-            if is_running or self._leave_by is not None:
+            if self._leave_by < float("inf") or self._runs and self._threads[0].is_alive():
                 return
+            if not self._threads and hasattr(os, "register_at_fork"):
+                hook = weakref.WeakMethod(self.rest)  # it can't be unregistered
+                os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
             calls: Any = SimpleQueue()  # from one thread to the other
             answers: Any = SimpleQueue()  # and back
             try:  # Ctrl-C may come between the two starts: hence the look at what is alive
-                self._threads = tuple(threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
-                                      for work in (self._run, self._call))
+                self._threads = [threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
+                                 for work in (self._run, self._call)]
                 self._runs = True
                 for thread in reversed(self._threads):
                     thread.start()
@@ -985,153 +885,120 @@ class _Sender:
     def _call(self, calls: Any, answers: Any) -> None:
         """The thread that posts."""
         for call in iter(calls.get, None):
-            answers.put(_quietly(call, _NO_ANSWER, self._swallow))
+            answers.put(_quietly(call, _NO_ANSWER))
 
     def _run(self, calls: Any, answers: Any) -> None:
         """The thread that decides, and ends the other one."""
-        _quietly(partial(self._send, calls, answers), None, self._swallow)
+        _quietly(partial(self._send, calls, answers), None)
         calls.put(None)
-        if self._loading:  # it can't be loaded
-            self.outbox.give_back(self._loading)
-            self._loading = ""
         with self._lock:
             if threading.current_thread() in self._threads:
-                self._runs = False
+                self._runs = self._loading = self._posting = False
 
     def _send(self, calls: Any, answers: Any) -> None:
-        """Claim and post until nothing is left to send."""
-        goes_on = True
+        """Claim and post until nothing is left to send, or a request failed."""
+        goes_on, tried = True, [""]
         while goes_on:
-            to = self._next()
-            if to is None:
-                return
-            claim = self.outbox.announce(to)
-            if not claim:
-                time.sleep(0.02)
-                continue
-            self._loading = claim  # while the network code is imported: some 50 ms, once in a process
+            to = self._look()
+            with self._lock:  # one step with the end of the threads, so that no event falls between
+                names = self.outbox.waiting(to) if to else []
+                left = self._leave_by - time.monotonic()
+                if left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
+                    names = []  # the exit waits for this run's events, and for no request that is cut short
+                if not to or names in ([], tried):  # those that still wait after a turn can't be taken
+                    self._runs = False
+                    return
+                tried = names
+            self._loading = True  # some 50 ms, once in a process
             import encodings.idna  # noqa: F401, which a name look-up needs
             import urllib.request  # noqa: F401
-            self._loading = ""
-            events = self.outbox.take(to, claim, self._own, self._leave_by is not None)
-            goes_on = self._deliver(to, claim, events, calls, answers)
+            self._loading = False
+            goes_on = self._deliver(to, calls, answers)
             self._posting = False
 
-    def _next(self) -> _Destination | None:
-        """Where to send something; None if nothing is left, and the threads end: one step, so that no event
-        falls between."""
-        to = self._look()
-        with self._lock:
-            own, here = self._own_present(to), self.outbox.waiting(to) if to else []
-            if self._leave_by is None:  # own events in another process's claim may come back
-                goes_on = bool(here or own.difference(self.outbox.events()))
-            else:
-                goes_on = not own.isdisjoint(here) and not self._is_late()
-            if to and goes_on:
-                return to
-            self._runs = False
-            return None
-
-    def _is_late(self) -> bool:
-        """Whether the exit leaves no fair time for a request."""
-        return self._leave_by is not None and self._leave_by - time.monotonic() <= self._fair
-
-    def _own_present(self, to: _Destination | None) -> set[str]:
-        """Own events that are still on disk. The others were sent by some process, unless sending is not
-        allowed: then `disable` deleted them."""
-        present = self.outbox.present().intersection(self._own)
-        for name in self._own.keys() - present:
-            del self._own[name]
-            self._lost = self._lost or to is None
-        return present
-
-    def _deliver(self, to: _Destination, claim: str, events: dict[str, Any], calls: Any,
-                 answers: Any) -> bool:
-        """Post a claim's events and act on the answer; True if they were delivered, or there were none."""
+    def _deliver(self, to: _Destination, calls: Any, answers: Any) -> bool:
+        """Claim and post up to 25 events and act on the answer; False if that failed."""
         from queue import Empty
+
+        def may_send() -> bool:  # another process may have given the claim back, or deleted it
+            return time.monotonic() < end and os.path.isdir(folder) and to == self._look()
+
+        claim, events = self.outbox.take(to, self._own)
+        folder = self.outbox.path(claim)
+        began = time.monotonic()
+        end, answer, is_over = began + _REQUEST_SECONDS, None, False
         self._posting = bool(events)
-        if not events or self._is_late() or not self.outbox.touch(claim) or to != self._look():
-            self.outbox.give_back(claim)  # that was the last look: may they still leave?
-            return not events
-        answer, is_over, began = None, False, time.monotonic()
-        end = began + _REQUEST_SECONDS
-        calls.put(partial(_post, to, list(events.values()),
-                          lambda: time.monotonic() < end and self.outbox.touch(claim) and to == self._look()))
+        if not events or self._leave_by - began <= self._fair or not may_send():
+            self.outbox.give_back(claim)
+            return True
+        calls.put(partial(_post, to, list(events.values()), may_send))
         while answer is None and not is_over:  # and a look after the end: we may have been stopped
-            is_over = time.monotonic() >= min(end, self._leave_by or end)
+            is_over = time.monotonic() >= min(end, self._leave_by)
             with suppress(Empty):
                 answer = answers.get(timeout=0.02)
-            self.outbox.touch(claim)
         if answer is None and time.monotonic() - began < self._fair:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
-        return self._settle(to, claim, events, answer or _NO_ANSWER)
-
-    def _settle(self, to: _Destination, claim: str, events: dict[str, Any], answer: _Answer) -> bool:
-        """Act on an answer; True if the events are delivered."""
-        status, asked = answer
+        status, asked = answer or _NO_ANSWER
         delivered = 200 <= status < 300
-        if not delivered and self.outbox.touch(claim):  # else `disable` deleted it, or we slept
+        if not delivered and os.path.isdir(folder):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             # before the files are gone, for whatever is gone counts as delivered
-            self._lost = self._lost or not delivered and not self._own.keys().isdisjoint(events)
+            self._lost = self._lost or not delivered and not self._own.isdisjoint(events)
             self.outbox.delete(claim)
-            for name in events:
-                self._own.pop(name, None)
+            self._own.difference_update(events)
         else:
             self.outbox.give_back(claim)
         if delivered:
-            self.outbox.resume(to.key)
+            self.outbox.delete(to.key + ".pause")
         return delivered
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = time.monotonic() + timeout
         while self._own:
-            to = self._look()
+            to, left = self._look(), deadline - time.monotonic()
             with self._lock:
-                own, left = self._own_present(to), deadline - time.monotonic()
-                if own and to and left > 0:
+                gone = self._own - self.outbox.present()  # sent by some process, or deleted by `disable`
+                self._own -= gone
+                self._lost = self._lost or bool(gone and not to)
+                if to and left > 0 and not self._own.isdisjoint(self.outbox.waiting(to)):
                     self.wake()
-                if not own or left <= 0 or not self._runs:
-                    return not (own or self._lost)
+                    to = to if self._runs else None
+            if not to or left <= 0:
+                break
             time.sleep(min(left, 0.01))
-        return not self._lost
+        return not (self._own or self._lost)
 
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
         began = time.monotonic()
-        for thread in filter(threading.Thread.is_alive, self._threads):
-            while thread.is_alive() and self._runs and (
+        try:
+            while self._runs and self._threads[0].is_alive() and (
                     time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)):
-                thread.join(0.01)
-            thread.join(0.02)  # one that ends; the other one may be stuck
+                time.sleep(0.005)
+            for thread in filter(threading.Thread.is_alive, self._threads):
+                thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
+        except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
+            _thread.interrupt_main()
 
     def leave(self, deadline: float) -> bool:
-        """Let the threads send this run's events until the deadline (monotonic), and nothing more. Ctrl-C
-        ends the wait. True if there was something to wait for."""
+        """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
         with self._lock:
             was_busy, now = self._runs, time.monotonic()
             self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
             self._leave_by = deadline if self._own or self._posting else now
         # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
-        import_grace = 1.0 if sys.implementation.name == "pypy" else 0.0
-        for thread, grace in zip(self._threads, (0.1, 0.02)):
-            while thread.is_alive() and time.monotonic() < self._leave_by + (
-                    import_grace if self._loading else grace):
-                try:
-                    thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
-                except KeyboardInterrupt:
-                    self._leave_by, self.interrupted = time.monotonic(), True
-            self._leave_by = min(self._leave_by, time.monotonic())  # the other one may be stuck
-        if self._loading:
-            self.outbox.give_back(self._loading)  # it is empty yet
+        grace = 1.0 if sys.implementation.name == "pypy" and self._loading else 0.1
+        while was_busy and self._threads[0].is_alive() and time.monotonic() < self._leave_by + grace:
+            self._threads[0].join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
         return was_busy
 
 
 # === Telemetry: what the tool calls ===
+
 
 def _say(stream: Any, text: str) -> bool:
     """Write to a standard stream, with `?` for what it can't print; False if it is closed or full."""
@@ -1149,7 +1016,7 @@ def _say(stream: Any, text: str) -> bool:
     return _quietly(write, False)  # it may be the host's own object
 
 
-def _notice(product: Product, encoding: str | None) -> str:
+def _notice(product: Product, encoding: str) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
              f"To disable: {product.command} telemetry disable",
@@ -1157,25 +1024,20 @@ def _notice(product: Product, encoding: str | None) -> str:
     width = max(map(len, lines)) + 3
     box = "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
                      "└" + "─" * width + "┘", ""])
-    try:
-        box.encode(encoding or "utf-8")
-    except (UnicodeError, LookupError):
-        return box.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
-    return box
+    plain = box.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
+    return box if _quietly(lambda: bool(box.encode(encoding)), False) else plain
 
 
 def _shared(name: str, default: Any) -> Any:
-    """What all `Telemetry` objects and copies of this file in a process share, on the one object that all of
-    them know: the main thread's."""
+    """What all copies of this file in a process share, on the one object that they all know."""
     return threading.main_thread().__dict__.setdefault(f"_telemetry_{name}", default)
 
 
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
-    # Without a lock, which a signal handler or a forked child could find held: `setdefault` lets one win.
     taken, mine, stamp = _shared("stamps", {}), object(), time.time_ns() // 1000
     stamp += (os.getpid() - stamp) % 32  # so that processes started together don't meet in a microsecond
-    while taken.setdefault(stamp, mine) is not mine:
+    while taken.setdefault(stamp, mine) is not mine:  # a signal handler or a fork could find a lock held
         stamp += 32
     if len(taken) > 1000:
         taken.clear()
@@ -1193,10 +1055,10 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
-                self._swallowed = error.__class__  # no call, for the stack may be full
+                kind = error.__class__  # no call, for the stack may be full, and the error holds objects
             try:
                 if self._look().debug:
-                    self._explain(f"unexpected {self._swallowed.__name__}")
+                    self._explain(f"unexpected {kind.__name__}")
             except Exception:  # the same
                 pass
             return default
@@ -1223,7 +1085,7 @@ class _Command:
         self._params.update(params)
 
     def __enter__(self) -> _Command:
-        self._telemetry._send_older()
+        self._telemetry._wake()  # older events are sent while the tool works
         self._began = time.monotonic()
         return self
 
@@ -1240,16 +1102,11 @@ class Telemetry:
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
                  project: Mapping[str, object] | None = None, exit_wait: float = 1.0) -> None:
-        self._product, self._project, self._exit_wait = product, project, exit_wait
-        known = re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version))
-        self._version = known[0] if known else "unknown"
-        self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        self._product, self._project, self._exit_wait = product, project, _number(exit_wait) or 0
+        self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
         self._path, self._ci = _config_path(product), is_ci()
         self._closed = self._hooked = False
-        self._first_run: bool | None = None
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
-        self._swallowed: type[Exception] | None = None  # what should not have happened, for the tests
-        self._swallow = partial(setattr, self, "_swallowed")
 
     @property
     @_never_raises(False)
@@ -1289,24 +1146,25 @@ class Telemetry:
         return delivered
 
     def _look(self, environ: Mapping[str, str] = os.environ, at_all: bool = False) -> _Situation:
-        """Look at environment, project and config file. Off by environment, no file is touched unless we are
-        to look `at_all`."""
+        """Look at environment, project and config file; off by environment, at no file unless `at_all`."""
         product = self._product
-        refusal = _environment_refusal(product, environ)
+        variables = ("DO_NOT_TRACK", product.env_prefix + "_DISABLED")
+        refusal = next((variable for variable in variables if _is_set(environ, variable)), "")
         debug = _is_set(environ, product.env_prefix + "_DEBUG")
         if refusal and not at_all:
             return _Situation(refusal, debug)
         config = _read_config(self._path)
-        refusal = refusal or _refusal(_project_section(product, self._project), config, self._path)
-        return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
+        refusal = refusal or _refusal(product, self._project, config, self._path)
+        agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        return _Situation(refusal, debug, config, _destination(product, environ, config, agent))
 
     def _sender(self) -> _Sender:
         """This process's sender."""
-        sender = self._senders.get(os.getpid())
-        if sender is None:
+        process = os.getpid()
+        if process not in self._senders:
             outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
-            sender = _Sender(outbox, lambda: self._open_way(self._look()), self._swallow)
-        return self._senders.setdefault(os.getpid(), sender)
+            self._senders.setdefault(process, _Sender(outbox, lambda: self._open_way(self._look())))
+        return self._senders[process]
 
     def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
         seen = self._look()
@@ -1326,15 +1184,14 @@ class Telemetry:
             self._explain_request(seen.destination, shaped)
         elif not seen.destination.problem:  # else there is nobody to send it to
             self._sender().record(seen.destination, shaped)
-            if wake and self._open_way(seen):
-                self._wake()
+            if wake:
+                self._wake(seen)
         return None
 
     @_never_raises(None)
     def _record_command(self, began: float, params: dict[str, object], error: BaseException | None) -> None:
         """Record a command that ended, and the error that ended it."""
-        spent = round((time.monotonic() - began) * 1000)
-        params = {"duration": spent, "success": True, **params}
+        params = {"duration": round((time.monotonic() - began) * 1000), "success": True, **params}
         code: object = error
         if isinstance(error, SystemExit):
             code = error.code if error.code is None or isinstance(error.code, int) else 1
@@ -1347,43 +1204,29 @@ class Telemetry:
         # who pressed Ctrl-C does not want to wait for us
         self._record("command_executed", params, wake=not isinstance(error, KeyboardInterrupt))
 
-    @_never_raises(None)
-    def _send_older(self) -> None:
-        """Start sending older events while the tool works."""
-        to = self._open_way(self._look())
-        if to and self._sender().outbox.waiting(to):
-            self._wake()
-
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        def introduce(document: dict[str, Any], config: _Config) -> bool:
-            is_due = config.enabled and not (self._ci or config.notice_shown)
-            shown = is_due and _say(sys.stderr, _notice(self._product, getattr(sys.stderr, "encoding", None)))
-            if shown:
-                document["hasShownTelemetryNotice"] = self._first_run = True
-            return shown or not config.client_id
-
         with suppress(OSError, ValueError):  # who doesn't get the file's lock leaves it to who has it
             self._is_first_run(seen.config)
             if seen.config is _MISSING:
                 _create_config(self._product, self._path, True)
                 seen = self._look()
-            is_due = not (self._ci or seen.config.notice_shown)
-            if not seen.refusal and (is_due or not seen.config.client_id):
+            if not seen.refusal and not (seen.config.client_id and (self._ci or seen.config.notice_shown)):
                 # without an ID there is no event: then, and only then, we wait for who makes one just now
-                _update_config(self._path, introduce, 0.0 if seen.config.client_id else 0.1)
+                with _editing(self._path, 0.0 if seen.config.client_id else 0.1) as document:
+                    config, stream = _interpreted(document), sys.stderr
+                    if config.enabled and not (self._ci or config.notice_shown) and _say(
+                            stream, _notice(self._product, getattr(stream, "encoding", None) or "utf-8")):
+                        document["hasShownTelemetryNotice"] = True
                 seen = self._look()
         has_place = seen.refusal or seen.config.client_id
         return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
 
     def _is_first_run(self, config: _Config) -> bool:
-        """Whether the notice is shown in this run: by this process, or by one that ran beside it when it
-        began, which has written the file since."""
-        if self._first_run is None:  # 10 ms more, for the times of files are coarse
-            run_seconds = time.time() - _PROCESS_START + 0.01
-            is_new = not config.notice_shown or _age(self._path) < run_seconds
-            self._first_run = bool(_shared(f"first_run_{self._path}", is_new))
-        return self._first_run
+        """Whether the notice is shown in this run, by this process or by one that ran beside it."""
+        run_seconds = time.time() - _PROCESS_START + 0.01  # for the times of files are coarse
+        is_new = not config.notice_shown or _age(self._path) < run_seconds
+        return bool(_shared(f"first_run_{self._path}", is_new))
 
     def _open_way(self, seen: _Situation) -> _Destination | None:
         """Where events may go now; None for nowhere."""
@@ -1397,35 +1240,30 @@ class Telemetry:
             return None
         return None if self._sender().outbox.paused(to.key)[0] else to
 
-    def _wake(self) -> None:
-        """Start sending, but not from exit handlers of the main thread: nobody would wait."""
+    @_never_raises(None)
+    def _wake(self, seen: _Situation | None = None) -> None:
+        """Start sending the event just recorded, or what waits if nothing was `seen`; but not from an exit
+        handler of the main thread, for nobody would wait."""
+        to = self._open_way(seen or self._look())
         main = threading.main_thread()  # asked by another thread, `is_alive` can disturb its end
-        if threading.get_ident() == main.ident and not main.is_alive():
-            return
-        if not self._hooked:
-            self._hooked = True
-            atexit.register(self._at_exit)
-            if hasattr(os, "register_at_fork"):
-                hook = weakref.WeakMethod(self._before_fork)  # it can't be unregistered
-                os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
-        self._sender().wake()
-
-    def _before_fork(self) -> None:
-        try:
-            _quietly(self._sender().rest, None, self._swallow)
-        except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
-            _thread.interrupt_main()
+        is_ending = threading.get_ident() == main.ident and not main.is_alive()
+        if to and not is_ending and (seen or self._sender().outbox.waiting(to)):
+            if not self._hooked:
+                self._hooked = True
+                atexit.register(self._at_exit)
+            self._sender().wake()
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
-        was_busy, interrupted = True, isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+        interrupted, busy = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt), True
         began = _shared("exit", [time.monotonic()])
-        with suppress(KeyboardInterrupt):
-            wait = 0 if interrupted else self._exit_wait
-            was_busy = _quietly(lambda: self._sender().leave(began[0] + wait), False, self._swallow)
-        if self._sender().interrupted:
-            began[0] = 0.0  # the others do not wait either
-        if interrupted and was_busy and not hasattr(sys, "ps1"):  # which an interactive session has
+        for wait in (0 if interrupted else self._exit_wait, 0):
+            try:
+                busy = _quietly(partial(self._sender().leave, began[0] + wait), False)
+                break
+            except KeyboardInterrupt:
+                began[0] = 0.0  # the others do not wait either
+        if interrupted and busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
             # thread evaluates source text meanwhile, as the standard library does while it is imported. This
             # reminds it: run_eval_code_obj in https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c
@@ -1454,9 +1292,7 @@ NEVER_COLLECTED = (
     "Git repository information", "custom schema structures", "error messages or stack traces",
     "values of arguments")
 _USAGE = """\
-usage: {command} telemetry status [--json]
-       {command} telemetry enable
-       {command} telemetry disable
+usage: {command} telemetry status [--json] | enable | disable
 
 status    show whether telemetry is on, who decided, and what is collected
 enable    switch it on for this user
@@ -1474,13 +1310,11 @@ def _kind_text(kind: Kind) -> str:
 def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of ours that are set, and the effect of each."""
     prefix = product.env_prefix
-    named = [prefix + end for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
-    effect = f"no effect without {named[0]}"
-    if environ.get(named[0], "").strip():
-        effect = "sets the destination"
+    texts = [f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"]
+    effect = "sets the destination" if environ.get(texts[0], "").strip() else f"no effect without {texts[0]}"
     effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
-               f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(named, effect)}
-    is_used = {name: environ[name].strip() if name in named else _is_set(environ, name)
+               f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(texts, effect)}
+    is_used = {name: _is_set(environ, name) or name in texts and environ[name].strip()
                for name in effects if name in environ}
     return {name: effects[name] if used else "no effect (empty, or a word for no)"
             for name, used in is_used.items()}
@@ -1491,96 +1325,76 @@ def _status(product: Product, environ: Mapping[str, str] = os.environ) -> dict[s
     telemetry = Telemetry(product)
     seen, outbox = telemetry._look(environ, at_all=True), telemetry._sender().outbox
     config, to = seen.config, seen.destination
-    nothing: set[str] = set()
-    whose = (config.client_id or "none")[:8]
-    waiting = sorted(name for name in _quietly(outbox.present, nothing) if name[17:25] == whose)
+    waiting: list[str] = []
+    with suppress(OSError):
+        waiting = sorted(name for name in outbox.present() if name[17:25] == (config.client_id or "none")[:8])
     paused = 0.0 if to.problem else outbox.paused(to.key)[0]
     in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
     return {
-        "enabled": not seen.refusal,
-        "reason": seen.refusal or _ON,
+        "enabled": not seen.refusal, "reason": seen.refusal or _ON,
+        "anonymous_id": config.client_id, "ci": telemetry._ci, "learn_more": product.docs_url,
         "config_file": {"path": telemetry._path, "state": "does not exist yet" if config is _MISSING
                         else f"damaged: {config.problem}" if config.problem else "exists"},
-        "anonymous_id": config.client_id,
         "destination": {"endpoint": "" if to.problem else _masked(to.endpoint), "source": to.source,
                         "measurement_id": "" if to.problem else to.measurement_id, "problem": to.problem},
         "waiting": {"events": len(waiting),
                     "since": _time_text(int(waiting[0][:16]) / 1e6) if waiting else None,
                     "next_attempt": _time_text(paused) if paused else None},
-        "ci": telemetry._ci,
         "environment": _variables(product, environ),
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
-        "collected_with_every_event": dict(_COMMON_PARAMS),
+        "collected_with_every_event": dict(_COMMON_PARAMS), "kinds": dict(KINDS),
         "never_collected": list(NEVER_COLLECTED),
         "turn_off": [f"{product.command} telemetry disable", f"{product.env_prefix}_DISABLED=1",
                      "DO_NOT_TRACK=1", *in_project],
-        "docs_url": product.docs_url,
     }
 
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     """The status for people: 80 columns and ASCII, but for paths and URLs that are otherwise."""
     from textwrap import TextWrapper  # needed here only
-    wrap = partial(TextWrapper, 79, break_long_words=False, break_on_hyphens=False)
-    file, to, waiting = status["config_file"], status["destination"], status["waiting"]
-    with_id = f" with ID {to['measurement_id']}" if to["measurement_id"] else ""
+    wrap = TextWrapper(79, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False).wrap
+
+    def text(value: Any) -> str:
+        if value and isinstance(value, dict):  # the parameters of an event
+            return "; ".join(f"{name} ({kind})" for name, kind in value.items())
+        return {"True": "yes", "False": "no", "0": "0"}.get(str(value), str(value or "none"))
+
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
-    for label, text in {
-        "Config file": f"{file['path'] or 'none'} ({file['state']})",
-        "Anonymous ID": status["anonymous_id"] or "none yet",
-        "Destination": f"none: {to['problem']}" if to["problem"]
-                       else f"{to['endpoint']}{with_id} (from the {to['source']})",
-        "Waiting": f"{waiting['events']} events" + (f" since {waiting['since']}" if waiting["since"] else ""),
-        "Next attempt": waiting["next_attempt"] and f"not before {waiting['next_attempt']}, after a failure",
-        "CI": "yes: no first-run notice" if status["ci"] else "no",
-    }.items():
-        yield from wrap(initial_indent=f"{label:<16}", subsequent_indent=" " * 16).wrap(text or "")
-    events = {**status["collected"], "with every event": status["collected_with_every_event"]}
-    for title, items in {
-        "Variables that are set": list(map(": ".join, status["environment"].items())) or ["none"],
-        "Collected, and nothing else": [
-            f"{event}: " + "; ".join(f"{name} ({kind})" for name, kind in params.items())
-            for event, params in events.items()],
-        "The kinds": map(": ".join, KINDS.items()),
-        "Never collected": status["never_collected"],
-        "To turn it off": status["turn_off"],
-    }.items():
-        yield f"\n{title}"
-        for item in items:
-            yield from wrap(initial_indent="  ", subsequent_indent=" " * 6).wrap(item)
-    yield f"\nLearn more: {status['docs_url']}" if status["docs_url"] else ""
-
-
-def _set_enabled(product: Product, enabled: bool) -> None:
-    """Write the user's decision, durably, and delete what waits. Raises OSError, ValueError if it can't."""
-    path, outbox = _config_path(product), Telemetry(product)._sender().outbox
-    before = _read_config(path)
-    try:
-        if enabled and not before.enabled and before is not _MISSING:
-            outbox.clear()  # an event may have come during the `disable`
-        if before.problem and before is not _MISSING:
-            if not enabled:
-                raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which keeps "
-                                 "telemetry off")
-            _patiently(partial(os.replace, path, path + ".bak"))
-        if before.problem:
-            _create_config(product, path, enabled)
-        _update_config(path, lambda found, _: found.setdefault("telemetry", {}).update(enabled=enabled), 2.0)
-    finally:
-        if not enabled:
-            outbox.clear()
-    outbox.resume()
+    for key, value in [*status.items()][2:]:
+        is_table, title = isinstance(value, (dict, list)), key.replace("_", " ")
+        rows = [f"{name}: {text(item)}" for name, item in value.items()] if isinstance(value, dict) else value
+        yield from [""] * is_table + ([f"{title}:"] if is_table and rows else wrap(f"{title}: {text(value)}"))
+        for row in rows if is_table else ():
+            yield from wrap(f"  {row}")
 
 
 def _decided(product: Product, enabled: bool) -> int:
-    """`enable` and `disable`."""
+    """`enable` and `disable`: write the user's decision, durably, and delete what waits. The exit code."""
+    path, outbox = _config_path(product), Telemetry(product)._sender().outbox
+    before = _read_config(path)
+    is_damaged = bool(before.problem) and before is not _MISSING
     try:
-        _set_enabled(product, enabled)
+        try:
+            if is_damaged and not enabled:
+                raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which keeps "
+                                 "telemetry off")
+            if enabled and not before.enabled and before is not _MISSING:
+                outbox.clear()  # an event may have come during the `disable`
+            if is_damaged:
+                _patiently(partial(os.replace, path, path + ".bak"))
+            if before.problem:
+                _create_config(product, path, enabled)
+            with _editing(path, 2.0) as document:
+                document["telemetry"]["enabled"] = enabled
+        finally:
+            if not enabled:
+                outbox.clear()
+        for name in outbox.names(_PAUSE):
+            outbox.delete(name)
     except (OSError, ValueError) as error:
-        reason = str(error)
-        if isinstance(error, OSError):
-            reason = f"{error.strerror}: {error.filename or _config_path(product)}"
+        strerror, file = getattr(error, "strerror", None), getattr(error, "filename", None)
+        reason = f"{strerror}: {file or path}" if strerror else str(error)
         _say(sys.stderr, f"Could not enable telemetry: {reason}\n" if enabled else
              f"Could not disable telemetry: {reason}\n"
              f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
