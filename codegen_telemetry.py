@@ -249,8 +249,11 @@ def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
     """The JSON object in a regular file of at most `limit` bytes. Raises OSError, ValueError."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
         raise ValueError("it is not a regular file")
-    with open(path, "rb") as file:  # noqa: UP020
-        data = file.read(limit + 1)
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        data = os.read(file, limit + 1)
+    finally:
+        os.close(file)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
     try:
@@ -262,9 +265,18 @@ def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
     return document
 
 
+def _quietly(call: Callable[[], _T], default: _T) -> _T:
+    """The call's result, or the default if it raises."""
+    try:
+        return call()
+    except Exception:  # broad on purpose: for our threads, and for objects of the host
+        return default
+
+
 def _interpreted(document: dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
-    json.dumps(document, allow_nan=False)  # what we could not write again: NaN, 1e999
+    if not _quietly(lambda: bool(json.dumps(document, allow_nan=False)), False):
+        raise ValueError("it holds what can't be written again: NaN, 1e999, or too deep a nesting")
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
     read = section.get if isinstance(section, dict) else lambda key, default: None
     texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
@@ -292,7 +304,7 @@ def _read_config(path: str) -> _Config:
         return _interpreted(_patiently(partial(_read_object, path)))
     except (FileNotFoundError, NotADirectoryError):
         return _MISSING
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return _Config(f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error))
 
 
@@ -396,14 +408,6 @@ _ON = "on by default"
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     """Whether a variable is set to anything but a word for no. Undecodable bytes count as set."""
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
-
-
-def _quietly(call: Callable[[], _T], default: _T) -> _T:
-    """The call's result, or the default if it raises."""
-    try:
-        return call()
-    except Exception:  # broad on purpose: for our threads, and for objects of the host
-        return default
 
 
 def _refusal(product: Product, project: object, config: _Config, path: str) -> str:
@@ -1392,7 +1396,7 @@ def _decided(product: Product, enabled: bool) -> int:
                 outbox.clear()
         for name in outbox.names(_PAUSE):
             outbox.delete(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         strerror, file = getattr(error, "strerror", None), getattr(error, "filename", None)
         reason = f"{strerror}: {file or path}" if strerror else str(error)
         _say(sys.stderr, f"Could not enable telemetry: {reason}\n" if enabled else

@@ -3474,23 +3474,24 @@ class PlatformTests(DeliveryCase):
         os.name = "nt"
         if hasattr(os, "register_at_fork"): del os.register_at_fork
         left = {}
-        def refusing(name, times, module=os):
-            key = f"{module.__name__}.{name}"
-            call, left[key] = getattr(module, name), times
+        def refusing(name, times, ending=""):
+            key = name + ending
+            call, left[key] = getattr(os, name), times
             def refused(path, *args, **params):
-                if left[key] and ("config.json" in str(path) or ".claim" in str(path)):
+                path = str(path)
+                if left[key] and ("config.json" in path or ".claim" in path) and path.endswith(ending):
                     left[key] -= 1
-                    raise PermissionError(13, "it is being used by another process", str(path))
+                    raise PermissionError(13, "it is being used by another process", path)
                 return call(path, *args, **params)
-            setattr(module, name, refused)
+            setattr(os, name, refused)
     """
 
     def test_windows_refuses_a_while(self) -> None:
         server = self.server()
         self.config.write_text(json.dumps({**self.document(), "hasShownTelemetryNotice": False}))
         ended = self.run_child(textwrap.dedent(self.REFUSE) + textwrap.dedent("""
-            for name in ("open", "replace", "rename"): refusing(name, 3)
-            refusing("open", 3, sys.modules["codegen_telemetry"])
+            for name in ("replace", "rename"): refusing(name, 3)
+            for ending in (".json", ".lock"): refusing("open", 3, ending)
             record(1)
             print(mine.flush(5), sum(left.values()), main(["disable"]), main(["enable"]))
         """), self.environment(server), flags=())
