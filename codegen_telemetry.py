@@ -37,7 +37,6 @@ import stat
 import sys
 import threading
 import time
-import weakref
 from binascii import crc32
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
@@ -368,9 +367,9 @@ def _create_config(product: Product, path: str, enabled: bool) -> None:
 
 
 @contextmanager
-def _editing(path: str, wait: float = 0.0) -> Iterator[dict[str, Any]]:
-    """The config file's document, locked; it is written if the block changed it or it has no anonymous ID,
-    durably if we may `wait` seconds for the lock. Raises OSError, ValueError."""
+def _editing(path: str, wait: float, durable: bool = False) -> Iterator[dict[str, Any]]:
+    """The config file's document, under a lock for which we `wait` seconds at most; written if the block
+    changed it or it has no anonymous ID, and always if `durable`. Raises OSError, ValueError."""
     def put(temporary: str, path: str) -> None:
         if _read_object(path) != before:  # by who knows no lock, or slept through its end
             raise OSError(f"another program has just changed it: {path}")
@@ -393,8 +392,8 @@ def _editing(path: str, wait: float = 0.0) -> Iterator[dict[str, Any]]:
         client_id = _interpreted(document).client_id
         document.setdefault("telemetry", {})
         yield document
-        if document != before or not client_id:
-            _store(path, _encoded(document), put, durable=wait > 0)
+        if durable or document != before or not client_id:
+            _store(path, _encoded(document), put, durable)
     finally:
         _unlink(lock)
 
@@ -872,6 +871,7 @@ class _Sender:
             if self._leave_by < float("inf") or self._runs and self._threads[0].is_alive():
                 return
             if not self._threads and hasattr(os, "register_at_fork"):
+                import weakref  # with the first event to send, too
                 hook = weakref.WeakMethod(self.rest)  # it can't be unregistered
                 os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
             calls: Any = SimpleQueue()  # from one thread to the other
@@ -1389,7 +1389,7 @@ def _decided(product: Product, enabled: bool) -> int:
                 _patiently(partial(os.replace, path, path + ".bak"))
             if before.problem:
                 _create_config(product, path, enabled)
-            with _editing(path, 2.0) as document:
+            with _editing(path, 2.0, durable=True) as document:
                 document["telemetry"]["enabled"] = enabled
         finally:
             if not enabled:

@@ -892,6 +892,21 @@ class ConfigTests(BasicCase):
             self.assertIs(self.document()["telemetry"]["enabled"], False)
             self.assertEqual([path.name for path in self.folder.iterdir()], ["config.json"])
 
+    def test_decisions_are_written_durably_even_if_they_change_nothing(self) -> None:
+        code = """
+            path = Path(os.environ["HOME"], ".the-codegen-project", "config.json")
+            synced, fsync = [], os.fsync
+            os.fsync = lambda file: synced.append(fsync(file))
+            for argv in (["disable"], ["disable"], ["enable"], ["enable"], None, ["enable"]):
+                if argv is None:
+                    path.write_text(path.read_text().replace('"enabled": true', '"enabled": 1'))
+                    continue
+                synced.clear()
+                status = said(lambda: main(argv))[0]
+                answers.append([status, bool(synced), json.loads(path.read_text())["telemetry"]["enabled"]])
+            """
+        self.assertEqual(self.ask(code, []), [[0, True, False]] * 2 + [[0, True, True]] * 3)
+
     def test_disable_works_whatever_else_the_file_holds(self) -> None:
         rows = ['"x": 1e999', '"x": -1E400', '"x": "\\ud800"', '"\\u0000": 12345678901234567890123', '"": {}']
         text = json.dumps(self.write_config())[:-1]
