@@ -1082,7 +1082,7 @@ class _Command:
     """What `Telemetry.command` returns."""
 
     def __init__(self, telemetry: Telemetry, params: dict[str, object]) -> None:
-        self._telemetry, self._params = telemetry, params
+        self._telemetry, self._params, self._began = telemetry, params, time.monotonic()
 
     def update(self, /, **params: object) -> None:
         """Add what is known only later."""
@@ -1201,12 +1201,12 @@ class Telemetry:
             code = error.code if error.code is None or isinstance(error.code, int) else 1
         elif type(error).__name__ == "Exit":  # so click and typer end a command
             code = getattr(error, "exit_code", 1)
-        if code is not None and code != 0:
-            params["success"] = False
-            failed = {"command": params["command"], "error_type": error_type(error)}
-            self._record("error_occurred", failed, wake=False)
-        # who pressed Ctrl-C does not want to wait for us
-        self._record("command_executed", params, wake=not isinstance(error, KeyboardInterrupt))
+        wake = not isinstance(error, KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait for us
+        if code is None or code == 0:
+            return self._record("command_executed", params, wake)
+        self._record("command_executed", {**params, "success": False}, wake=False)
+        failed = {"command": params["command"], "error_type": error_type(error)}
+        return self._record("error_occurred", failed, wake)
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""

@@ -1897,6 +1897,21 @@ class DebugTests(BasicCase):
         text = self.ask(code, [], self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
         self.assertIn('"input_type": "openapi", "generator_count": 3, "duration"', text)
 
+    def test_a_failed_command_is_recorded_before_its_error(self) -> None:
+        code = """
+            def work():
+                Telemetry().command("init").__exit__(None, None, None)  # never entered: odd, but no error
+                with suppress(KeyError), Telemetry().command("generate"): {}["x"]
+            answers.append(said(work)[2])
+            """
+        self.write_config()
+        text = self.ask("from contextlib import suppress\n" + textwrap.dedent(code), [],
+                        self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        found = [(event["name"], event["params"].get("command"), event["params"].get("success"))
+                 for line in text.splitlines() if line.startswith("{") for event in json.loads(line)["events"]]
+        self.assertEqual(found, [("command_executed", "init", True), ("command_executed", "generate", False),
+                                 ("error_occurred", "generate", None)])
+
     def test_url_is_exactly_the_one_that_is_sent(self) -> None:
         self.write_config()
         server = self.server()
