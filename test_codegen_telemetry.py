@@ -1907,8 +1907,9 @@ class DebugTests(BasicCase):
         self.write_config()
         text = self.ask("from contextlib import suppress\n" + textwrap.dedent(code), [],
                         self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        events = [json.loads(line)["events"][0] for line in text.splitlines() if line.startswith("{")]
         found = [(event["name"], event["params"].get("command"), event["params"].get("success"))
-                 for line in text.splitlines() if line.startswith("{") for event in json.loads(line)["events"]]
+                 for event in events]
         self.assertEqual(found, [("command_executed", "init", True), ("command_executed", "generate", False),
                                  ("error_occurred", "generate", None)])
 
