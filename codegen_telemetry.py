@@ -718,7 +718,7 @@ class _Outbox:
 
     def _tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "sent": -1.0}
+        limits = {"claim": _STALE_SECONDS, "sent": -1.0}  # a file server's clock may be hours off: not "tmp"
         for name in self.names(_OURS):
             ending = name.rpartition(".")[2]
             is_event = ending == "json"
@@ -924,11 +924,13 @@ class _Sender:
         """Claim and post up to 25 events and act on the answer; False if that failed."""
         from queue import Empty
 
-        def may_send() -> bool:  # another process may have given the claim back, or deleted it
-            return time.monotonic() < end and os.path.isdir(folder) and to == self._look()
+        def is_ours() -> bool:  # another process may have given back what is claimed, or deleted it
+            return self.outbox.names(_EVENT, claim) == sorted(events)
+
+        def may_send() -> bool:
+            return time.monotonic() < end and is_ours() and to == self._look()
 
         claim, events = self.outbox.take(to, self._own)
-        folder = self.outbox.path(claim)
         began = time.monotonic()
         end, answer, is_over = began + _REQUEST_SECONDS, None, False
         self._posting = bool(events)
@@ -944,7 +946,7 @@ class _Sender:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
         status, asked = answer or _NO_ANSWER
         delivered = 200 <= status < 300
-        if not delivered and os.path.isdir(folder):  # else `disable` deleted it, or we slept
+        if not delivered and is_ours():  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             # before the files are gone, for whatever is gone counts as delivered
@@ -996,8 +998,10 @@ class _Sender:
             self._leave_by = deadline if self._own or self._posting else now
         # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
         grace = 1.0 if sys.implementation.name == "pypy" and self._loading else 0.1
-        while was_busy and self._threads[0].is_alive() and time.monotonic() < self._leave_by + grace:
-            self._threads[0].join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
+        for thread in filter(threading.Thread.is_alive, self._threads):
+            while thread.is_alive() and time.monotonic() < self._leave_by + grace:
+                thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
+            self._leave_by, grace = min(self._leave_by, time.monotonic()), 0.02  # the other one may be stuck
         return was_busy
 
 

@@ -2213,9 +2213,10 @@ class DeliveryCase(Case):
         return {"HOME": str(home), "USERPROFILE": str(home)}
 
     def age_claims(self, folder: Path) -> None:
-        """Make what killed processes left, claims and half-written files, a minute old."""
-        for path in [*folder.glob("*.claim"), *folder.glob("*.tmp")]:
-            os.utime(str(path), (time.time() - 60, time.time() - 60))
+        """Make what killed processes left old enough: claims a minute, half-written files four days."""
+        for pattern, seconds in (("*.claim", 60), ("*.tmp", 4 * 86400)):
+            for path in folder.glob(pattern):
+                os.utime(str(path), (time.time() - seconds, time.time() - seconds))
 
     def expire_pause(self, folder: Path) -> None:
         for path in folder.glob("*.pause"):
@@ -3136,6 +3137,33 @@ class BoundTests(DeliveryCase):
         """, self.environment(server))
         self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
         self.assert_arrived([1], server.events)
+
+    def test_a_claim_that_was_given_back_in_part_is_not_sent(self) -> None:
+        """As when this process was asleep for long while it claimed, or a file server has another clock."""
+        server = self.server()
+        self.run_child(STORE, self.environment(server), 1, 2)
+        ended = self.run_child("""
+            rename, given_back = os.rename, []
+            def late(source, target):
+                rename(source, target)
+                if ".claim" in target and not given_back:
+                    given_back.append(rename(target, source))
+            os.rename = late
+            record(3)
+            print(mine.flush(5))
+        """, self.environment(server))
+        self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
+        self.assert_arrived([1, 2, 3], server.events)
+
+    def test_a_file_that_another_clock_stamped_is_not_taken_for_a_leftover(self) -> None:
+        self.run_child(STORE, self.environment(self.server()), 1)
+        event = next(self.outbox.glob("*.json"))
+        for days, is_left in ((.01, True), (4, False)):
+            path = self.outbox / f"{event.name}.123-0123abcd.tmp"
+            path.write_text("x")
+            os.utime(str(path), (time.time() - days * 86400,) * 2)
+            ended = self.run_child("record(2)\nprint(mine.flush(5))", self.environment(self.server()))
+            self.assertEqual((ended.lines, path.exists()), (["True"], is_left))
 
     def test_a_long_endpoint_is_no_reason_to_throw_an_event_away(self) -> None:
         server = self.server()
