@@ -211,7 +211,7 @@ CODEGEN = Product()
 
 _MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
 _MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" counts
-_STALE_SECONDS = 10.0             # a lock, claim or temporary file this old belongs to a process that is gone
+_STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
 _T = TypeVar("_T")
 
 
