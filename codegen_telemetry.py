@@ -131,6 +131,8 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
 
 def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
+    if not isinstance(params, Mapping):
+        raise ValueError(f"event {event!r} must be a table of parameters and their kinds")
     sizes = [len(kind) if isinstance(kind, Mapping) else 1 for kind in params.values()]
     problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or (
         sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS and f"has over {_MAX_PARAMS} parameters, with ours")}
@@ -184,8 +186,8 @@ class Product(_Fields):
         given = {key: value for key, value in locals().items() if key in cls._fields and value is not None}
         fields = {**_CODEGEN, **given}
         for field, value in fields.items():
-            if field != "events" and not isinstance(value, str):
-                raise ValueError(f"{field} must be a text")
+            if not isinstance(value, Mapping if field == "events" else str):
+                raise ValueError(f"{field} must be a {'table' if field == 'events' else 'text'}")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
@@ -320,6 +322,12 @@ def _age(path: str) -> float:
         return 0.0
 
 
+def _stamp(path: str) -> None:
+    """Say that the file was written now, by our clock: a file server may have another."""
+    with suppress(OSError):
+        os.utime(path, (time.time(), time.time()))
+
+
 def _store(path: str, data: bytes, put: Callable[[str, str], None], durable: bool = False) -> None:
     """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
     temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
@@ -344,8 +352,8 @@ def _encoded(document: dict[str, Any]) -> bytes:
         import uuid  # needed once in the life of a config file
         document["telemetry"]["anonymousId"] = str(uuid.uuid4())
     document["lastUpdated"] = _time_text()
-    for indent in (2, None):
-        data = json.dumps(document, indent=indent).encode() + b"\n"
+    for indent, is_ascii in ((2, True), (None, True), (None, False)):
+        data = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode() + b"\n"
         if len(data) <= _MAX_FILE:
             return data
     raise ValueError("it would become too large")
@@ -382,6 +390,7 @@ def _editing(path: str, wait: float, durable: bool = False) -> Iterator[dict[str
             _unlink(lock)
         try:
             os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
+            _stamp(lock)
             break
         except FileExistsError:
             if time.monotonic() >= deadline:
@@ -467,9 +476,12 @@ def input_source(value: object) -> str:
 
 def error_type(exc: object) -> str:
     """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. Never raises."""
-    kind: Any = exc if issubclass(type(exc), type) else type(exc)
-    names = (base.__name__ if base.__module__ != "configparser" else "ConfigError" for base in kind.__mro__)
-    return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "unknown_error")
+    def found() -> str:
+        kind: Any = exc if issubclass(type(exc), type) else type(exc)
+        bases = kind.__mro__  # of a class that may have a class of its own, which raises
+        names = ("ConfigError" if base.__module__ == "configparser" else base.__name__ for base in bases)
+        return next(_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES)
+    return _quietly(found, "unknown_error")
 
 
 # === Events: what may leave? ===
@@ -668,8 +680,10 @@ class _Outbox:
 
     def present(self) -> set[str]:
         """Names of all events that wait or are being sent; a second look, for they move both ways."""
-        return set().union(self.names(_EVENT), *(self.names(_EVENT, claim) for claim in self.names(_CLAIM)
-                                                 if claim.endswith("claim")), self.names(_EVENT))
+        found = set(self.names(_EVENT))
+        for claim in self.names(".*[.]claim"):
+            found.update(self.names(_EVENT, claim))
+        return found.union(self.names(_EVENT))
 
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
@@ -701,9 +715,7 @@ class _Outbox:
                         events[name] = event
                     else:
                         os.unlink(self.path(name))
-        with suppress(OSError):
-            now = time.time()  # ours: a file server's clock may be another
-            os.utime(self.path(claim), (now, now))
+        _stamp(self.path(claim))
         return claim, events
 
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
@@ -1203,7 +1215,7 @@ class Telemetry:
         code: object = error
         if isinstance(error, SystemExit):
             code = error.code if error.code is None or isinstance(error.code, int) else 1
-        elif type(error).__name__ == "Exit":  # so click and typer end a command
+        elif _quietly(lambda: type(error).__name__, "") == "Exit":  # so click and typer end a command
             code = getattr(error, "exit_code", 1)
         wake = not isinstance(error, KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait for us
         if code is None or code == 0:

@@ -495,6 +495,7 @@ class ProductTests(unittest.TestCase):
         rows += [{field: text} for field in ("command", "name") for text in ("", " ", "a\nb", "a\x1b[0m")]
         rows += [dict(directory=""), dict(directory="a\nb")]
         rows += [{field: 5} for field in ("command", "name", "endpoint", "tracking_id", "api_secret")]
+        rows += [dict(events=table) for table in (5, "seen", {"seen": "word"}, {"seen": None})]
         for row in rows:
             with self.subTest(row), self.assertRaises(ValueError):
                 Product(**{"command": "its", **row})
@@ -828,8 +829,8 @@ class ConfigTests(BasicCase):
         """Indented it may grow over the limit; what is nested deeply can perhaps be read but not written."""
         section = '{"telemetry":{"enabled":true,"anonymousId":"550e8400-e29b-41d4-a716-446655440000"},"more":'
         deep = "[" * 1200 + "]" * 1200
-        for more, statuses in (("[" + "0," * 16000 + "0]", {0}), ('"' + "\u00e9" * 16000 + '"', {1}),
-                               (deep, {0, 1})):
+        for more, statuses in (("[" + "0," * 16000 + "0]", {0}), ('"' + "\u00e9" * 16000 + '"', {0}),
+                               ('"' + "\u00e9" * 32700 + '"', {1}), (deep, {0, 1})):
             self.folder.mkdir(exist_ok=True)
             self.config.write_text(section + more + "}", encoding="utf-8")
             before = self.config.read_bytes()
@@ -850,6 +851,19 @@ class ConfigTests(BasicCase):
         os.utime(str(lock), (time.time() - 9.2, time.time() - 9.2))
         done = self.telemetry("disable")
         self.assertEqual((done.returncode, self.document()["telemetry"]["enabled"]), (0, False), done.stderr)
+
+    def test_lock_on_a_file_server_with_another_clock_is_not_taken_for_an_old_one(self) -> None:
+        self.write_config()
+        code = """
+            opened, utime, lock = os.open, os.utime, os.path.join(rows[0], "config.json.lock")
+            def other_clock(path, *options, **more):
+                file = opened(path, *options, **more)
+                if path == lock: utime(path, (1, 1))
+                return file
+            os.open, os.fsync = other_clock, lambda file: answers.append(os.stat(lock).st_mtime > 1)
+            said(lambda: main(["disable"]))
+            """
+        self.assertEqual(self.ask(code, [str(self.folder)]), [True])
 
     def test_event_is_not_lost_while_another_process_gives_the_file_its_id(self) -> None:
         self.folder.mkdir()
@@ -1190,6 +1204,13 @@ class ContextTests(BasicCase):
         def named(name: str, *bases: type) -> Any:
             return type(name, bases or (Exception,), {})("/etc/passwd: permission denied")
 
+        class Meta(type):
+            def __getattribute__(cls, name: str) -> Any:
+                raise RuntimeError
+
+        class Hostile(Exception, metaclass=Meta):
+            pass
+
         table = {
             "file_not_found": [FileNotFoundError(), OSError(2, "x"), named("Missing", FileNotFoundError)],
             "permission_error": [PermissionError(), OSError(13, "x"), named("Denied", PermissionError)],
@@ -1204,12 +1225,12 @@ class ContextTests(BasicCase):
             "validation_error": [ValueError(), Mute(), named("ValidationError"), named("Mine", ValueError)],
             "interrupted": [KeyboardInterrupt(), asyncio.CancelledError()],
             "unknown_error": [Exception(), RuntimeError("permission denied"), named("Custom"), SystemExit(1),
-                              GeneratorExit(),
+                              GeneratorExit(), Hostile(), Hostile,
                               MemoryError(), ZeroDivisionError(), None, "FileNotFoundError", 5, object(),
                               type]}
         for expected, values in table.items():
             for value in values:
-                with self.subTest(type(value).__name__):
+                with self.subTest(kind=type.__dict__["__name__"].__get__(type(value))):  # type: ignore[attr-defined]
                     self.assertEqual(codegen_telemetry.error_type(value), expected)
         self.assertEqual(set(table), set(codegen_telemetry.ERROR_TYPES))
 
@@ -3241,6 +3262,23 @@ class BoundTests(DeliveryCase):
         """, env)
         self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True", "1 1"]))
         self.assert_arrived([3, 4], server.events)
+
+    def test_an_event_that_is_given_back_during_the_look_is_seen(self) -> None:
+        """Else it would be taken for delivered."""
+        self.run_child(STORE, self.environment(self.server()), 1)
+        event = next(self.outbox.glob("*.json"))
+        claim = self.outbox / f"{event.name[26:34]}-123-0123abcd.claim"
+        claim.mkdir()
+        event.rename(claim / event.name)
+        ended = self.run_child("""
+            listdir, claim, event = os.listdir, *sys.argv[1:]
+            def late(folder):
+                if folder == claim: os.rename(os.path.join(claim, event), os.path.join(claim, "..", event))
+                return listdir(folder)
+            os.listdir = late
+            main(["status", "--json"])
+        """, self.environment(), claim, event.name)
+        self.assertEqual(json.loads("\n".join(ended.lines))["waiting"]["events"], 1)
 
     def test_status_counts_what_is_being_sent_too(self) -> None:
         env = self.environment(self.server())
