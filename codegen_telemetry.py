@@ -913,7 +913,8 @@ class _Sender:
 
     def _send(self, calls: Any, answers: Any) -> None:
         """Claim and post until nothing is left to send, or a request failed."""
-        goes_on, tried = True, [""]
+        goes_on = True
+        tried: list[str] = []
         while goes_on:
             to = self._look()
             with self._lock:  # one step with the end of the threads, so that no event falls between
@@ -1124,6 +1125,7 @@ class Telemetry:
                  project: Mapping[str, object] | None = None, exit_wait: float = 1.0) -> None:
         self._product, self._project, self._exit_wait = product, project, _number(exit_wait) or 0
         self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
+        self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci = _config_path(product), is_ci()
         self._closed = self._hooked = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
@@ -1175,8 +1177,7 @@ class Telemetry:
             return _Situation(refusal, debug)
         config = _read_config(self._path)
         refusal = refusal or _refusal(product, self._project, config, self._path)
-        agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
-        return _Situation(refusal, debug, config, _destination(product, environ, config, agent))
+        return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
     def _sender(self) -> _Sender:
         """This process's sender."""
@@ -1378,7 +1379,9 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     def text(value: Any) -> str:
         if value and isinstance(value, dict):  # the parameters of an event
             return "; ".join(f"{name} ({kind})" for name, kind in value.items())
-        return {"True": "yes", "False": "no", "0": "0"}.get(str(value), str(value or "none"))
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "none" if value in (None, "", {}) else str(value)
 
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
     for key, value in [*status.items()][2:]:
