@@ -28,15 +28,16 @@ What a reviewer may rely on:
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import json
 import os
 import re
+import signal
 import stat
 import sys
 import threading
 import time
+import weakref
 from binascii import crc32
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
@@ -359,6 +360,27 @@ def _encoded(document: dict[str, Any]) -> bytes:
     raise ValueError("it would become too large")
 
 
+@contextmanager
+def _locked(path: str, wait: float) -> Iterator[None]:
+    """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
+    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
+    while True:
+        if _age(lock) > _STALE_SECONDS:
+            _unlink(lock)
+        try:
+            os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
+            _stamp(lock)
+            break
+        except FileExistsError:
+            if time.monotonic() >= deadline:
+                raise OSError(f"another process holds {lock}") from None
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        _unlink(lock)
+
+
 def _create_config(product: Product, path: str, enabled: bool) -> None:
     """Create the config file, complete and by one process only, unless it exists. Raises OSError."""
     if not _has_place(path):
@@ -371,7 +393,9 @@ def _create_config(product: Product, path: str, enabled: bool) -> None:
         _store(path, data, os.link)  # exclusive: of many processes one is the first
     except (AttributeError, NotImplementedError, OSError):
         if not os.path.lexists(path):  # a file system without hard links
-            _store(path, data, os.replace)
+            with _locked(path, 0.1 if enabled else 2.0):
+                if not os.path.lexists(path):
+                    _store(path, data, os.replace)
 
 
 @contextmanager
@@ -384,27 +408,13 @@ def _editing(path: str, wait: float, durable: bool = False) -> Iterator[dict[str
         os.replace(temporary, path)
 
     path = os.path.realpath(path)
-    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
-    while True:
-        if _age(lock) > _STALE_SECONDS:
-            _unlink(lock)
-        try:
-            os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
-            _stamp(lock)
-            break
-        except FileExistsError:
-            if time.monotonic() >= deadline:
-                raise OSError(f"another process is changing it: {path}") from None
-            time.sleep(0.01)
-    try:
+    with _locked(path, wait):
         before, document = _read_object(path), _read_object(path)
         client_id = _interpreted(document).client_id
         document.setdefault("telemetry", {})
         yield document
         if durable or document != before or not client_id:
             _store(path, _encoded(document), put, durable)
-    finally:
-        _unlink(lock)
 
 
 # === Consent: may we send, and who decided? ===
@@ -551,14 +561,15 @@ def _checked(declared: Mapping[str, Kind],
     """What may leave of these parameters, and what was dropped and why."""
     kept: dict[str, Value] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
-    room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared) + 1  # for options
+    room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared)  # for options beyond the first of a parameter
     for name in filter(params.__contains__, declared):
         shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), None) or {}
         if not shaped:
             dropped.append(f"{name} is not of its kind")
         mine = [key for key in shaped if key == name or key not in declared]
-        kept.update((key, shaped[key]) for key in mine[:room])
-        dropped += [f"{key} has no room" for key in mine[room:]]
+        kept.update((key, shaped[key]) for key in mine[:room + 1])
+        dropped += [f"{key} has no room" for key in mine[room + 1:]]
+        room -= max(0, len(mine[:room + 1]) - 1)
     return kept, dropped
 
 
@@ -569,7 +580,7 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
     return {"name": name, "timestamp_micros": stamp, "params": {
         **params, "cli_version": version, "python_version": "%d.%d.%d" % sys.version_info[:3],
         "os": sys.platform, "ci": ci, "session_id": int(_PROCESS_START),
-        "engagement_time_msec": max(1, *spent[:1], 1)}}
+        "engagement_time_msec": max([1, *spent[:1]])}}
 
 
 # === Wire: what does it look like outside? ===
@@ -617,8 +628,8 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
 
 
 def _masked(url: str) -> str:
-    """The URL without its fragment and with the value of any `api_secret` as `***`."""
-    return re.sub(r"(?i)([?&;]api(?:_|%5f)secret=)[^&;]*", r"\1***", url.partition("#")[0])
+    """The URL without its fragment, and `***` for the value of an `api_secret` and of any name in %-code."""
+    return re.sub("(?i)([?&;](?:api_secret|[^&=]*%[^&=]*)=)[^&]*", r"\1***", url.partition("#")[0])
 
 
 def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[str, str], bytes]:
@@ -682,7 +693,8 @@ class _Outbox:
         """Names of all events that wait or are being sent; a second look, for they move both ways."""
         found = set(self.names(_EVENT))
         for claim in self.names(".*[.]claim"):
-            found.update(self.names(_EVENT, claim))
+            with suppress(PermissionError):  # of another user
+                found.update(self.names(_EVENT, claim))
         return found.union(self.names(_EVENT))
 
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
@@ -718,6 +730,10 @@ class _Outbox:
         _stamp(self.path(claim))
         return claim, events
 
+    def holds(self, claim: str, events: Iterable[str]) -> bool:
+        """Whether a claim holds what it held; another process may have given it back, or deleted it."""
+        return self.names(_EVENT, claim) == sorted(events)
+
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
@@ -751,10 +767,10 @@ class _Outbox:
         done = name.replace(".claim", ".sent")
         with suppress(OSError):
             _patiently(partial(os.rename, self.path(name), self.path(done)))
-        for folder in (done, name):  # Windows may refuse to rename it
-            for event in self.names(_EVENT, folder):
-                _unlink(self.path(folder, event))
-            with suppress(OSError):
+        for folder in {done, name}:  # Windows may refuse to rename it
+            with suppress(OSError):  # of another user it can't even be listed
+                for event in self.names(_EVENT, folder):
+                    _unlink(self.path(folder, event))
                 os.rmdir(self.path(folder))
 
     def clear(self) -> None:
@@ -805,7 +821,7 @@ def _retry_seconds(text: str) -> float:
     try:
         is_date = not text.strip().isdigit()
         seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):  # the last for 1969, on Windows
         return 0.0
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
@@ -852,9 +868,11 @@ class _Sender:
     started once the main thread has ended.
     """
 
-    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
+    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
+                 at_exit: Callable[[], None]) -> None:
         self.outbox = outbox
         self._look = look                       # where events may go now
+        self._at_exit = at_exit                 # what the interpreter's exit calls once something was sent
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._threads: list[threading.Thread] = []
         self._runs = False                      # whether the threads have something to do
@@ -878,40 +896,46 @@ class _Sender:
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
-        from queue import SimpleQueue  # with the first event to send
         with self._lock:
-            if self._leave_by < float("inf") or self._runs and self._threads[0].is_alive():
+            if self._runs or self._leave_by < float("inf"):
                 return
-            if not self._threads and hasattr(os, "register_at_fork"):
-                import weakref  # with the first event to send, too
-                hook = weakref.WeakMethod(self.rest)  # it can't be unregistered
-                os.register_at_fork(before=lambda: hook() and hook()())  # type: ignore[misc]
-            calls: Any = SimpleQueue()  # from one thread to the other
-            answers: Any = SimpleQueue()  # and back
-            try:  # Ctrl-C may come between the two starts: hence the look at what is alive
-                self._threads = [threading.Thread(None, work, "telemetry", (calls, answers), daemon=True)
-                                 for work in (self._run, self._call)]
-                self._runs = True
-                for thread in reversed(self._threads):
+            self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
+            calls: list[Callable[[], None]] = []  # from one thread to the other
+            called, threads = threading.Semaphore(0), self._threads[:0]
+            try:
+                if not self._threads:
+                    self._hook()
+                threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
+                            for work in (self._run, self._call)]
+                self._threads = threads
+                for thread in reversed(threads):
                     thread.start()
-            except RuntimeError:
-                self._runs = False
-                calls.put(None)
+            except RuntimeError:  # none to be had
+                called.release()
+            finally:  # Ctrl-C may have come before one of the starts, too
+                self._runs = any(thread.is_alive() for thread in threads[:1])
 
-    def _call(self, calls: Any, answers: Any) -> None:
-        """The thread that posts."""
-        for call in iter(calls.get, None):
-            answers.put(_quietly(call, _NO_ANSWER))
+    def _hook(self) -> None:
+        """Have the process's exit wait for us, and its forks."""
+        atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            rest = weakref.WeakMethod(self.rest)  # it can't be unregistered
+            os.register_at_fork(before=lambda: rest() and rest()())  # type: ignore[misc]
 
-    def _run(self, calls: Any, answers: Any) -> None:
+    def _call(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
+        """The thread that posts, until it is called for nothing."""
+        while called.acquire() and calls:
+            calls.pop()()
+
+    def _run(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
         """The thread that decides, and ends the other one."""
-        _quietly(partial(self._send, calls, answers), None)
-        calls.put(None)
+        _quietly(partial(self._send, calls, called), None)
+        called.release()
         with self._lock:
             if threading.current_thread() in self._threads:
                 self._runs = self._loading = self._posting = False
 
-    def _send(self, calls: Any, answers: Any) -> None:
+    def _send(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
         """Claim and post until nothing is left to send, or a request failed."""
         goes_on = True
         tried: list[str] = []
@@ -930,36 +954,42 @@ class _Sender:
             import encodings.idna  # noqa: F401, which a name look-up needs
             import urllib.request  # noqa: F401
             self._loading = False
-            goes_on = self._deliver(to, calls, answers)
+            goes_on = self._deliver(to, calls, called)
             self._posting = False
 
-    def _deliver(self, to: _Destination, calls: Any, answers: Any) -> bool:
+    def _deliver(self, to: _Destination, calls: list[Callable[[], None]],
+                 called: threading.Semaphore) -> bool:
         """Claim and post up to 25 events and act on the answer; False if that failed."""
-        from queue import Empty
-
-        def is_ours() -> bool:  # another process may have given back what is claimed, or deleted it
-            return self.outbox.names(_EVENT, claim) == sorted(events)
-
         def may_send() -> bool:
-            return time.monotonic() < end and is_ours() and to == self._look()
+            return time.monotonic() < end and self.outbox.holds(claim, events) and to == self._look()
+
+        def call() -> None:
+            answers.append(_quietly(partial(_post, to, list(events.values()), may_send), _NO_ANSWER))
+            answered.set()
 
         claim, events = self.outbox.take(to, self._own)
         began = time.monotonic()
-        end, answer, is_over = began + _REQUEST_SECONDS, None, False
+        end, is_over = began + _REQUEST_SECONDS, False
+        answers: list[_Answer] = []
+        answered = threading.Event()
         self._posting = bool(events)
         if not events or self._leave_by - began <= self._fair or not may_send():
             self.outbox.give_back(claim)
             return True
-        calls.put(partial(_post, to, list(events.values()), may_send))
-        while answer is None and not is_over:  # and a look after the end: we may have been stopped
+        calls.append(call)
+        called.release()
+        while not answers and not is_over:  # and a look after the end: we may have been stopped
             is_over = time.monotonic() >= min(end, self._leave_by)
-            with suppress(Empty):
-                answer = answers.get(timeout=0.02)
-        if answer is None and time.monotonic() - began < self._fair:
+            answered.wait(0.02)
+        if not answers and time.monotonic() - began < self._fair:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
-        status, asked = answer or _NO_ANSWER
+        return self._settle(to, claim, events, answers[0] if answers else _NO_ANSWER)
+
+    def _settle(self, to: _Destination, claim: str, events: dict[str, Any], answer: _Answer) -> bool:
+        """Delete, drop or keep the events of a request that was answered so. Whether it delivered them."""
+        status, asked = answer
         delivered = 200 <= status < 300
-        if not delivered and is_ours():  # else `disable` deleted it, or we slept
+        if not delivered and self.outbox.holds(claim, events):  # else `disable` deleted it, or we slept
             self.outbox.pause(to, asked)
         if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
             # before the files are gone, for whatever is gone counts as delivered
@@ -978,9 +1008,10 @@ class _Sender:
         while self._own:
             to, left = self._look(), deadline - time.monotonic()
             with self._lock:
-                gone = self._own - self.outbox.present()  # sent by some process, or deleted by `disable`
-                self._own -= gone
-                self._lost = self._lost or bool(gone and not to)
+                gone = self._own - self.outbox.present()
+                self._own -= gone  # delivered by some process, if it still may and the ID is the same
+                self._lost = self._lost or bool(gone) and (not to or to != self._look() or any(
+                    name[17:25] != to.client_id[:8] for name in gone))
                 if to and left > 0 and not self._own.isdisjoint(self.outbox.waiting(to)):
                     self.wake()
                     to = to if self._runs else None
@@ -1001,18 +1032,18 @@ class _Sender:
                 thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
         except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
-            _thread.interrupt_main()
+            threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
         with self._lock:
             was_busy, now = self._runs, time.monotonic()
             self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
-            self._leave_by = deadline if self._own or self._posting else now
+            self._leave_by = max(deadline, now) if self._own or self._posting else now
         # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
         grace = 1.0 if sys.implementation.name == "pypy" and self._loading else 0.1
-        for thread in filter(threading.Thread.is_alive, self._threads):
-            while thread.is_alive() and time.monotonic() < self._leave_by + grace:
+        for thread in self._threads:  # Ctrl-C in a join has CPython 3.9 to 3.12 take it for an ended one
+            while (self._runs or thread.is_alive()) and time.monotonic() < self._leave_by + grace:
                 thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
             self._leave_by, grace = min(self._leave_by, time.monotonic()), 0.02  # the other one may be stuck
         return was_busy
@@ -1032,7 +1063,10 @@ def _say(stream: Any, text: str) -> bool:
             stream.write(data.decode(encoding))
             stream.flush()
         while raw is not None and data:  # what stays in a buffer after an error fails again when the
-            data = data[raw.write(data) or len(data):]  # interpreter ends, and changes the exit code
+            written = raw.write(data)  # interpreter ends, and changes the exit code
+            if not written:  # it is full, and does not block
+                return False
+            data = data[written:]
         return True
     return _quietly(write, False)  # it may be the host's own object
 
@@ -1056,12 +1090,13 @@ def _shared(name: str, default: Any) -> Any:
 
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
-    taken, mine, stamp = _shared("stamps", {}), object(), time.time_ns() // 1000
-    stamp += (os.getpid() - stamp) % 32  # so that processes started together don't meet in a microsecond
+    taken, mine, now = _shared("stamps", {}), object(), time.time_ns() // 1000
+    stamp = now + (os.getpid() - now) % 32  # so that processes started together don't meet in a microsecond
     while taken.setdefault(stamp, mine) is not mine:  # a signal handler or a fork could find a lock held
         stamp += 32
-    if len(taken) > 1000:
-        taken.clear()
+    for old in list(taken) if len(taken) > 1000 else ():
+        if old < now:
+            taken.pop(old, None)
     return stamp
 
 
@@ -1085,6 +1120,13 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
             return default
         return guarded
     return decorate
+
+
+def _is_interrupted() -> bool:
+    """Whether Ctrl-C ended the main module, and not what ran in a console of the host's own."""
+    last = getattr(sys, "last_value", None)
+    place = last.__traceback__ if isinstance(last, KeyboardInterrupt) else None
+    return place is not None and place.tb_frame.f_globals.get("__name__") in ("__main__", "runpy")
 
 
 class _Situation(NamedTuple):
@@ -1127,7 +1169,7 @@ class Telemetry:
         self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci = _config_path(product), is_ci()
-        self._closed = self._hooked = False
+        self._closed = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
 
     @property
@@ -1184,7 +1226,8 @@ class Telemetry:
         process = os.getpid()
         if process not in self._senders:
             outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
-            self._senders.setdefault(process, _Sender(outbox, lambda: self._open_way(self._look())))
+            self._senders.setdefault(process, _Sender(
+                outbox, lambda: self._open_way(self._look()), self._at_exit))
         return self._senders[process]
 
     def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
@@ -1268,15 +1311,12 @@ class Telemetry:
         to = self._open_way(seen or self._look())
         main = threading.main_thread()  # asked by another thread, `is_alive` can disturb its end
         is_ending = threading.get_ident() == main.ident and not main.is_alive()
-        if to and not is_ending and (seen or self._sender().outbox.waiting(to)):
-            if not self._hooked:
-                self._hooked = True
-                atexit.register(self._at_exit)
+        if to and not (is_ending or self._closed) and (seen or self._sender().outbox.waiting(to)):
             self._sender().wake()
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
-        interrupted, busy = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt), True
+        interrupted, busy = _is_interrupted(), True
         began = _shared("exit", [time.monotonic()])
         for wait in (0 if interrupted else self._exit_wait, 0):
             try:

@@ -1042,6 +1042,19 @@ class NoticeTests(BasicCase):
                 document = json.loads((home / CODEGEN.directory / "config.json").read_text())
                 self.assertIs(document["hasShownTelemetryNotice"], False)
 
+    @unittest.skipUnless(POSIX, "pipes that do not block")
+    def test_full_pipe_that_does_not_block_is_not_taken_for_shown(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writer, b"x" * 4096):
+                pass
+        child = self.start(TRACK, self.environment(), stderr=writer)
+        os.close(writer)
+        self.assertEqual(child.wait(WAIT), 0)
+        os.close(reader)
+        self.assertIs(self.document()["hasShownTelemetryNotice"], False)
+
     def test_run_that_shows_it_sends_nothing_to_the_products_own_destination(self) -> None:
         server = self.server()
         code = textwrap.dedent(OWN_TRACK) + textwrap.dedent("""
@@ -1386,6 +1399,20 @@ class EventTests(BasicCase):
             """
         self.assertEqual(self.ask(code, [], self.environment(ITS_TELEMETRY_DEBUG="1")),
                          [{"opts_more": 1, "opts_count": 3}])
+
+    def test_several_options_share_the_room_that_analytics_leaves(self) -> None:
+        code = """
+            product = Product(command="its", events={"seen": {"a": "options", "b": "options", "c": "count"}})
+            many = {x + y: 1 for x in "abcde" for y in "abcde"}
+            for a, b in ((many, many), ({}, many), (many, {"x": 1})):
+                text = said(lambda: Telemetry(product).track("seen", a=a, b=b, c=1))[2]
+                params = shown(text)["events"][0]["params"]
+                answers.append([len(params), "c" in params, any(name.startswith("b_") for name in params)])
+            """
+        found = self.ask(code, [], self.environment(ITS_TELEMETRY_DEBUG="1"))
+        self.assertEqual([answer[1:] for answer in found], [[True, True]] * 3)
+        for count, _, _ in found:
+            self.assertTrue(23 <= count <= 25, found)
 
     def test_a_full_stack_is_the_hosts_own(self) -> None:
         """However little is left of it, nothing comes out of `track` and the others."""
@@ -1964,7 +1991,8 @@ class DebugTests(BasicCase):
     @unittest.skipUnless(POSIX, "redirections by /bin/sh")
     def test_closed_stream_is_survived_and_secrets_in_the_url_are_hidden(self) -> None:
         env = self.environment(CODEGEN_TELEMETRY_DEBUG="1", CODEGEN_TELEMETRY_API_SECRET="s3cret",
-                               CODEGEN_TELEMETRY_ENDPOINT="http://127.0.0.1:9/x?a=1&API_secret=hidden&b=2")
+                               CODEGEN_TELEMETRY_ENDPOINT="http://127.0.0.1:9/x?a=1&API_secret=hidden;hidden&b=2"
+                                                          "&%61pi_secret=hidden;c=3;api_secret=hidden")
         children = [self.python("-c", textwrap.dedent(TRACK), env=env, shell=shell)
                     for shell in ("2>&-", "2>/dev/full", "")]
         found = self.ended(children)
@@ -2404,6 +2432,28 @@ class CrowdTests(DeliveryCase):
         self.assertLessEqual({2, 3, 10, 11, 12}, set(ended.recorded))
         self.assert_arrived(ended.recorded, server.events)
 
+    @unittest.skipUnless(POSIX, "signals")
+    def test_a_signal_handler_that_records_while_the_threads_start_begins_no_others(self) -> None:
+        """The exit would wait for the one pair only, and the request of the other one be repeated."""
+        server = self.server(lambda handler: (threading.Event().wait(.3), handler.send_response(204),
+                                              handler.end_headers()))
+        ended = self.run_child("""
+            signal.signal(signal.SIGUSR1, lambda *ignored: record(2))
+            start, begun = threading.Thread.start, []
+            def interrupted(thread):
+                start(thread)
+                begun.append(thread)
+                if len(begun) == 1:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                    time.sleep(.01)
+            threading.Thread.start = interrupted
+            record(1)
+            print(len(begun))
+        """, self.environment(server, **PATIENT))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["2"]))
+        self.sweep(self.environment(server))
+        self.assert_arrived([1, 2], server.events)
+
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_fork_at_any_moment(self) -> None:
         """A child does not hang, in its imports neither, sends its own events and not its parent's."""
@@ -2450,6 +2500,60 @@ class CrowdTests(DeliveryCase):
         env = self.environment(self.server())
         ended, = self.together([self.child(code, env, flags=("-S", "-W", "ignore"))])
         self.assertEqual((ended.code, ended.err), (3, ""))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_fork_while_another_thread_records_its_first_event(self) -> None:
+        """Whatever that imports, the child does not wait for it."""
+        ended = self.run_child("""
+            class Slow:
+                def find_spec(self, name, *ignored):
+                    if threading.current_thread().name == "first":
+                        os.write(1, b"slow\\n")
+                        time.sleep(.3)
+            sys.meta_path.insert(0, Slow())
+            first = threading.Thread(target=record, args=(1,), name="first")
+            first.start()
+            time.sleep(.1)
+            child = os.fork()
+            if not child:
+                record(2)
+                os._exit(3)
+            first.join()
+            for _ in range(200):
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done: sys.exit(status >> 8)
+                time.sleep(.01)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            sys.exit("the child hangs")
+        """, self.environment(self.server()), flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err, ended.lines), (3, "", []))
+
+    @unittest.skipUnless(hasattr(os, "fork") and sys.implementation.name == "cpython", "fork and Ctrl-C")
+    def test_ctrl_c_during_a_fork_reaches_the_host(self) -> None:
+        """The fork waits up to a second for a request that is under way."""
+        server = self.server(silent)
+        child = self.child("""
+            record(1)
+            time.sleep(.2)
+            try:
+                print("forks", flush=True)
+                if not os.fork(): os._exit(0)
+                print("forked", flush=True)
+                time.sleep(5)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+                os._exit(3)
+        """, self.environment(server), flags=("-S", "-W", "ignore"))
+        server.arrived.get(timeout=WAIT)
+        while child.stdout.readline() != "forks\n":
+            pass
+        threading.Event().wait(.1)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        ended, = self.together([child])
+        self.assertEqual((ended.code, ended.err, ended.lines), (3, "", ["forked", "interrupted"]))
+        self.assertLess(time.monotonic() - began, .6)
 
     @unittest.skipUnless(sys.version_info >= (3, 12) and hasattr(os, "fork"), "older ones do not warn")
     def test_fork_beside_the_sender_warns_of_nothing(self) -> None:
@@ -2880,6 +2984,31 @@ class ExitTests(DeliveryCase):
         # PyPy loses some interrupts of a join: seen in 17 of 250; then the wait lasts as long as it may.
         self.assertLess(max(seconds), 1.6 if sys.implementation.name == "pypy" else .6)
 
+    @unittest.skipUnless(POSIX and sys.implementation.name != "pypy", "signals; PyPy misses some")
+    def test_ctrl_c_in_the_wait_for_a_dead_endpoint_begins_the_pause(self) -> None:
+        """Else each run would pay again."""
+        server = self.server(silent)
+        child = self.child("record(1)", self.environment(server))
+        server.arrived.get(timeout=WAIT)
+        threading.Event().wait(.5)
+        child.send_signal(signal.SIGINT)
+        ended, = self.together([child])
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assertEqual(len(list(self.outbox.glob("*.pause"))), 1)
+        self.assertEqual(len(self.waiting()), 1)
+
+    @unittest.skipUnless(POSIX, "signals")
+    def test_ctrl_c_in_a_console_of_the_hosts_own_is_not_its_end(self) -> None:
+        server = self.server(lambda handler: (threading.Event().wait(.2), handler.send_response(204),
+                                              handler.end_headers()))
+        ended = self.run_child("""
+            import code
+            code.InteractiveInterpreter().runsource("raise KeyboardInterrupt")
+            record(1)
+        """, self.environment(server, **PATIENT))
+        self.assertEqual(ended.code, 0, ended.err)
+        self.assert_arrived([1], server.events)
+
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_command_ends_the_process_by_it(self) -> None:
         server, chance = self.server(), random.Random(SEED)
@@ -3013,6 +3142,62 @@ class FlushTests(DeliveryCase):
                 if numbers is not None:
                     self.assertEqual(sorted(self.arrivals(servers[name].events)), numbers)
                 self.assertLess(one.exit_seconds, .5)
+
+    def test_the_exit_waits_for_a_request_that_flush_began(self) -> None:
+        """After a command that Ctrl-C ended nothing else has."""
+        server = self.server(lambda handler: (threading.Event().wait(.4), handler.send_response(204),
+                                              handler.end_headers()))
+        env = self.environment(server)
+        ended = self.run_child("""
+            try:
+                with mine.command("build"): raise KeyboardInterrupt
+            except KeyboardInterrupt: print(mine.flush(.25))
+        """, env)
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["False"]))
+        self.sweep(env)
+        stamps = [event["timestamp_micros"] for event in server.events
+                  if event["params"].get("command") == "build"]
+        self.assertEqual((len(stamps), len(set(stamps))), (2, 2))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_what_was_closed_sends_nothing_in_a_forked_child_either(self) -> None:
+        server = self.server()
+        env = self.environment(server)
+        self.run_child(STORE, env, 1)
+        ended = self.run_child("""
+            print(mine.close())
+            child = os.fork()
+            if child: sys.exit(os.waitpid(child, 0)[1] >> 8)
+            with mine.command("build"): time.sleep(.3)
+            record(2)
+        """, env, flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err, server.requests), (0, "", []))
+
+    def test_what_was_thrown_away_is_not_said_to_be_delivered(self) -> None:
+        """With an ID that is gone, or because another process was told that it is refused."""
+        cases = {
+            "reset": (204, "os.unlink(os.path.expanduser('~/.the-codegen-project/config.json'))\n"
+                           "print(main(['enable']))\nthreading.Thread.start = start\nrecord(2)"),
+            "refused": (400, """
+                threading.Thread.start, look = start, os.listdir
+                def late(folder):
+                    if "outbox" in folder and threading.current_thread() is threading.main_thread():
+                        os.listdir = look
+                        with other.command("build"):
+                            while any(name.endswith(".json") for name in look(folder)): time.sleep(.01)
+                        time.sleep(.2)
+                    return look(folder)
+                os.listdir = late
+            """)}
+        for name, (status, code) in cases.items():
+            with self.subTest(name):
+                self.write_config()
+                shutil.rmtree(str(self.outbox), ignore_errors=True)
+                begin = "start, other = threading.Thread.start, Telemetry()\n" \
+                        "threading.Thread.start = lonely\nrecord(1)\n"
+                code = begin + textwrap.dedent(code) + "\nprint(mine.flush(2), flush=True)\nos._exit(0)"
+                ended = self.run_child(code, self.environment(self.server(status)))
+                self.assertEqual((ended.code, ended.lines[-1:]), (0, ["False"]), ended.err)
 
     def test_close_waits_for_a_request_that_carries_events_of_others(self) -> None:
         """Cut, it would be repeated: once its own events are gone, the second request has only older ones."""
@@ -3243,6 +3428,41 @@ class BoundTests(DeliveryCase):
         self.assertEqual(self.run_child("record(2)\nprint(mine.flush(5))", env).lines, ["True"])
         self.sweep(env)
         self.assert_arrived([1, 2], server.events[1:])
+
+    def test_folders_that_can_not_be_listed_stop_nothing(self) -> None:
+        """Such as a claim that was left by `sudo`."""
+        server = self.server()
+        for name in ("01234567-1-01234567.claim", "01234567-2-01234567.sent"):
+            (self.outbox / name).mkdir(parents=True)
+            os.utime(str(self.outbox / name), (1, 1))
+        ended = self.run_child("""
+            look, remove = os.listdir, os.rmdir
+            def refused(call, path):
+                if "01234567-" in path: raise PermissionError(13, "permission denied", path)
+                return call(path)
+            os.listdir, os.rmdir = lambda path: refused(look, path), lambda path: refused(remove, path)
+            record(1)
+            print(mine.flush(5))
+            print(main(["status"]))
+        """, self.environment(server))
+        self.assertEqual((ended.code, ended.lines[0], ended.lines[-1]), (0, "True", "0"), ended.err)
+        self.assert_arrived([1], server.events)
+
+    def test_stamps_of_a_process_never_repeat_on_a_coarse_clock(self) -> None:
+        """As that of Windows, which ticks each 15.6 ms."""
+        ended = self.run_child("""
+            import codegen_telemetry as module
+            ticks = [1_700_000_000_000_000_000]
+            time.time_ns = lambda: ticks[0]
+            stamps = []
+            for number in range(6000):
+                if number % 100 == 0: ticks[0] += 15_625_000 // 8
+                stamps.append(module._next_stamp())
+            ticks[0] += 10 ** 9
+            stamps.append(module._next_stamp())
+            print(len(set(stamps)), len(module._shared("stamps", {})))
+        """, self.environment())
+        self.assertEqual(ended.lines, ["6001 1"], ended.err)
 
     def test_what_can_not_be_taken_is_left_and_what_is_damaged_is_thrown_away(self) -> None:
         """Neither keeps a thread busy, nor anything else from leaving."""
@@ -3622,6 +3842,25 @@ class PlatformTests(DeliveryCase):
                 self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
             if POSIX:
                 self.assertEqual(config.stat().st_mode & 0o777, 0o600)
+
+    def test_no_hard_links_and_a_disable_during_the_first_run(self) -> None:
+        self.config.unlink()
+        ended = self.run_child("""
+            del os.link
+            replace, codes = os.replace, []
+            def meanwhile(source, target):
+                if not codes:
+                    codes.append(None)
+                    disabling.start()
+                    time.sleep(.3)
+                return replace(source, target)
+            os.replace = meanwhile
+            disabling = threading.Thread(target=lambda: codes.append(main(["disable"])))
+            record(1)
+            disabling.join(5)
+            print(codes, mine.enabled)
+        """, self.environment())
+        self.assertEqual((ended.code, ended.lines), (0, ["[None, 0] False"]), ended.err)
 
     def test_another_program_writes_the_config_file_without_the_lock(self) -> None:
         ended = self.run_child("""
