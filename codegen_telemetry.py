@@ -32,28 +32,36 @@ import atexit
 import json
 import os
 import re
-import signal
 import stat
 import sys
 import threading
 import time
 import weakref
 from binascii import crc32
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from io import open  # noqa: UP029, at the interpreter's end the builtin one is gone before the host's objects
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Tuple, TypeVar, Union
+
+TYPE_CHECKING = False  # a checker knows better; at run time `typing` would cost more than all of this file
+if TYPE_CHECKING:
+    from typing import Any, List, Tuple, TypeVar, Union
+    Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]  # what a parameter may hold
+    Events = Mapping[str, Mapping[str, Kind]]
+    Value = Union[bool, int, float, str]  # what leaves
+    _Answer = Tuple[int, float]  # the status and the seconds that Retry-After asks for, each 0 for none
+    _Calls = List[Callable[[], None]]  # what one thread has the other one do
+    _T = TypeVar("_T")
+    _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
 
 
 # === Product: who is speaking? ===
-
-Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]
-Events = Mapping[str, Mapping[str, Kind]]
 
 # What each kind of parameter lets through, in the words of `status`.
 KINDS = MappingProxyType({
@@ -154,12 +162,8 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
     return MappingProxyType(checked)
 
 
-_Fields = NamedTuple("_Fields", [  # noqa: UP014, a class would take three times the lines
-    ("name", str), ("command", str), ("env_prefix", str), ("directory", str), ("docs_url", str),
-    ("endpoint", str), ("tracking_id", str), ("api_secret", str), ("events", Events), ("project_file", str)])
-
-
-class Product(_Fields):
+class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id "
+                                    "api_secret events project_file")):
     """A tool's identity, immutable; every field is keyword-only.
 
     | field | what it is | default |
@@ -215,20 +219,9 @@ CODEGEN = Product()
 _MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
 _MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" counts
 _STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
-_T = TypeVar("_T")
-
-
-class _Config(NamedTuple):
-    """What the config file says. `problem` is empty, or why the file can't be used."""
-    problem: str
-    enabled: bool = False
-    notice_shown: bool = False
-    client_id: str = ""
-    endpoint: str = ""
-    tracking_id: str = ""
-    api_secret: str = ""
-
-
+# What the config file says. `problem` is empty, or why the file can't be used.
+_Config = namedtuple("_Config", "problem enabled notice_shown client_id endpoint tracking_id api_secret",
+                     defaults=(False, False, "", "", "", ""))
 _MISSING = _Config("it does not exist")
 
 
@@ -496,7 +489,6 @@ def error_type(exc: object) -> str:
 
 # === Events: what may leave? ===
 
-Value = Union[bool, int, float, str]
 _MAX_NUMBER = 10 ** 9
 _MAX_ITEMS = 100  # of a list or mapping that we look at: it may be endless
 
@@ -586,15 +578,10 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 # === Wire: what does it look like outside? ===
 
 
-class _Destination(NamedTuple):
+class _Destination(namedtuple("_Fields", "source endpoint measurement_id api_secret client_id agent problem",
+                              defaults=("", "", "", "", "", ""))):
     """Where events go, and for whom. `source` named it; `problem` is empty or why there is no destination."""
-    source: str
-    endpoint: str = ""
-    measurement_id: str = ""
-    api_secret: str = ""
-    client_id: str = ""
-    user_agent: str = ""
-    problem: str = ""
+    __slots__ = ()
 
     @property
     def key(self) -> str:
@@ -624,7 +611,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
                               "without a user name")
     elif not (found.measurement_id + found.api_secret).isprintable():
         problem = problem or f"the {found.source}'s ID or secret has characters that can't be sent"
-    return found._replace(client_id=config.client_id, user_agent=agent, problem=problem)
+    return found._replace(client_id=config.client_id, agent=agent, problem=problem)
 
 
 def _masked(url: str) -> str:
@@ -641,7 +628,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
         parts += [f"{name}={quote(value, safe='')}"] if value else []
     body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)),
-               "User-Agent": to.user_agent}
+               "User-Agent": to.agent}
     return base + ("?" if parts else mark) + "&".join(parts), headers, body
 
 
@@ -811,7 +798,6 @@ class _Outbox:
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
-_Answer = Tuple[int, float]  # the status and the seconds that Retry-After asks for, each 0 for none
 _NO_ANSWER: _Answer = (0, 0.0)
 
 
@@ -900,7 +886,7 @@ class _Sender:
             if self._runs or self._leave_by < float("inf"):
                 return
             self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
-            calls: list[Callable[[], None]] = []  # from one thread to the other
+            calls: _Calls = []
             called, threads = threading.Semaphore(0), self._threads[:0]
             try:
                 if not self._threads:
@@ -922,12 +908,12 @@ class _Sender:
             rest = weakref.WeakMethod(self.rest)  # it can't be unregistered
             os.register_at_fork(before=lambda: rest() and rest()())  # type: ignore[misc]
 
-    def _call(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
+    def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that posts, until it is called for nothing."""
         while called.acquire() and calls:
             calls.pop()()
 
-    def _run(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
+    def _run(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that decides, and ends the other one."""
         _quietly(partial(self._send, calls, called), None)
         called.release()
@@ -935,7 +921,7 @@ class _Sender:
             if threading.current_thread() in self._threads:
                 self._runs = self._loading = self._posting = False
 
-    def _send(self, calls: list[Callable[[], None]], called: threading.Semaphore) -> None:
+    def _send(self, calls: _Calls, called: threading.Semaphore) -> None:
         """Claim and post until nothing is left to send, or a request failed."""
         goes_on = True
         tried: list[str] = []
@@ -957,8 +943,7 @@ class _Sender:
             goes_on = self._deliver(to, calls, called)
             self._posting = False
 
-    def _deliver(self, to: _Destination, calls: list[Callable[[], None]],
-                 called: threading.Semaphore) -> bool:
+    def _deliver(self, to: _Destination, calls: _Calls, called: threading.Semaphore) -> bool:
         """Claim and post up to 25 events and act on the answer; False if that failed."""
         def may_send() -> bool:
             return time.monotonic() < end and self.outbox.holds(claim, events) and to == self._look()
@@ -1032,6 +1017,7 @@ class _Sender:
                 thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
         except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
+            import signal
             threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
 
     def leave(self, deadline: float) -> bool:
@@ -1100,9 +1086,6 @@ def _next_stamp() -> int:
     return stamp
 
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
 def _never_raises(default: object) -> Callable[[_Method], _Method]:
     """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error."""
     def decorate(method: Any) -> Any:
@@ -1129,12 +1112,9 @@ def _is_interrupted() -> bool:
     return place is not None and place.tb_frame.f_globals.get("__name__") in ("__main__", "runpy")
 
 
-class _Situation(NamedTuple):
-    """All that is looked at before anything is recorded or sent."""
-    refusal: str
-    debug: bool
-    config: _Config = _MISSING
-    destination: _Destination = _Destination("nobody", problem="it is off")
+# All that is looked at before anything is recorded or sent.
+_Situation = namedtuple("_Situation", "refusal debug config destination",
+                        defaults=(_MISSING, _Destination("nobody", problem="it is off")))
 
 
 class _Command:
@@ -1456,10 +1436,8 @@ def _decided(product: Product, enabled: bool) -> int:
         for name in outbox.names(_PAUSE):
             outbox.delete(name)
     except (OSError, ValueError, RecursionError) as error:
-        strerror, file = getattr(error, "strerror", None), getattr(error, "filename", None)
-        reason = f"{strerror}: {file or path}" if strerror else str(error)
-        _say(sys.stderr, f"Could not enable telemetry: {reason}\n" if enabled else
-             f"Could not disable telemetry: {reason}\n"
+        _say(sys.stderr, f"Could not enable telemetry: {error}\n" if enabled else
+             f"Could not disable telemetry: {error}\n"
              f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
         return 1
     reason = Telemetry(product).reason
