@@ -577,16 +577,10 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 
 # === Wire: what does it look like outside? ===
 
-
-class _Destination(namedtuple("_Fields", "source endpoint measurement_id api_secret client_id agent problem",
-                              defaults=("", "", "", "", "", ""))):
-    """Where events go, and for whom. `source` named it; `problem` is empty or why there is no destination."""
-    __slots__ = ()
-
-    @property
-    def key(self) -> str:
-        """Eight hexadecimal digits that stand for endpoint and measurement ID in the names of files."""
-        return "%08x" % crc32(f"{self.endpoint}\n{self.measurement_id}".encode())
+# Where events go, and for whom. `source` named it; `problem` is empty, or why there is no destination; `key`
+# is eight hexadecimal digits that stand for endpoint and measurement ID in the names of files.
+_Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
+                                          "key", defaults=("", "", "", "", "", "", ""))
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, agent: str) -> _Destination:
@@ -611,7 +605,8 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
                               "without a user name")
     elif not (found.measurement_id + found.api_secret).isprintable():
         problem = problem or f"the {found.source}'s ID or secret has characters that can't be sent"
-    return found._replace(client_id=config.client_id, agent=agent, problem=problem)
+    key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
+    return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key)
 
 
 def _masked(url: str) -> str:
@@ -1355,10 +1350,9 @@ def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
     effect = "sets the destination" if environ.get(texts[0], "").strip() else f"no effect without {texts[0]}"
     effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
                f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(texts, effect)}
-    is_used = {name: _is_set(environ, name) or name in texts and environ[name].strip()
-               for name in effects if name in environ}
-    return {name: effects[name] if used else "no effect (empty, or a word for no)"
-            for name, used in is_used.items()}
+    none = "no effect (empty, or a word for no)"
+    return {name: effects[name] if _is_set(environ, name) or name in texts and environ[name].strip() else none
+            for name in effects if name in environ}
 
 
 def _status(product: Product, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
