@@ -2435,8 +2435,7 @@ class CrowdTests(DeliveryCase):
     @unittest.skipUnless(POSIX, "signals")
     def test_a_signal_handler_that_records_while_the_threads_start_begins_no_others(self) -> None:
         """The exit would wait for the one pair only, and the request of the other one be repeated."""
-        server = self.server(lambda handler: (threading.Event().wait(.3), handler.send_response(204),
-                                              handler.end_headers()))
+        server = self.server(late(.3))
         ended = self.run_child("""
             signal.signal(signal.SIGUSR1, lambda *ignored: record(2))
             start, begun = threading.Thread.start, []
@@ -2564,8 +2563,7 @@ class CrowdTests(DeliveryCase):
             if not child: os._exit(3)
             sys.exit(os.waitpid(child, 0)[1] >> 8)
         """
-        slow = self.server(lambda handler: (threading.Event().wait(.6), handler.send_response(204),
-                                            handler.end_headers()))
+        slow = self.server(late(.6))
         for server in (self.server(), slow, self.server(silent)):
             env = self.environment(server, **self.another_home(str(server.port)))
             ended, = self.together([self.child(code, env)])
@@ -2640,6 +2638,15 @@ class CrowdTests(DeliveryCase):
 def silent(handler: Any) -> None:
     """Never answers."""
     threading.Event().wait(6)
+
+
+def late(seconds: float) -> Any:
+    """Answers so many seconds after the request."""
+    def answer(handler: Any) -> None:
+        threading.Event().wait(seconds)
+        handler.send_response(204)
+        handler.end_headers()
+    return answer
 
 
 def dripping(handler: Any) -> None:
@@ -2855,8 +2862,7 @@ class ExitTests(DeliveryCase):
 
     def test_a_request_that_the_exit_cuts_at_once_is_not_repeated_by_each_run(self) -> None:
         """It may have arrived: its claim is left, and taken over after ten seconds."""
-        server = self.server(lambda handler: (threading.Event().wait(.4), handler.send_response(204),
-                                              handler.end_headers()))
+        server = self.server(late(.4))
         env = self.environment(server, EXIT_WAIT="0")
         for number in range(1, 6):
             code = f"record({number})\nwhile not waiting('.claim'): time.sleep(.005)\ntime.sleep(.05)"
@@ -2999,8 +3005,7 @@ class ExitTests(DeliveryCase):
 
     @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_console_of_the_hosts_own_is_not_its_end(self) -> None:
-        server = self.server(lambda handler: (threading.Event().wait(.2), handler.send_response(204),
-                                              handler.end_headers()))
+        server = self.server(late(.2))
         ended = self.run_child("""
             import code
             code.InteractiveInterpreter().runsource("raise KeyboardInterrupt")
@@ -3098,8 +3103,7 @@ class ExitTests(DeliveryCase):
         self.assertEqual((ended.out, ended.err), ("#1\nTrue\n", ""))
 
     def test_nothing_is_printed_over_many_exits(self) -> None:
-        slow = self.server(lambda handler: (threading.Event().wait(.1), handler.send_response(204),
-                                            handler.end_headers()))
+        slow = self.server(late(.1))
         servers = [self.server(), slow, self.server(500)]
         codes = ("record(1)", "threading.Timer(.03, record, (1,)).start()",
                  "with mine.command('x'): record(1)",
@@ -3145,8 +3149,7 @@ class FlushTests(DeliveryCase):
 
     def test_the_exit_waits_for_a_request_that_flush_began(self) -> None:
         """After a command that Ctrl-C ended nothing else has."""
-        server = self.server(lambda handler: (threading.Event().wait(.4), handler.send_response(204),
-                                              handler.end_headers()))
+        server = self.server(late(.4))
         env = self.environment(server)
         ended = self.run_child("""
             try:
