@@ -142,7 +142,7 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
     """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
     if not isinstance(params, Mapping):
         raise ValueError(f"event {event!r} must be a table of parameters and their kinds")
-    sizes = [len(kind) if isinstance(kind, Mapping) else 1 for kind in params.values()]
+    sizes = [len(kind) or 1 if isinstance(kind, Mapping) else 1 for kind in params.values()]
     problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or (
         sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS and f"has over {_MAX_PARAMS} parameters, with ours")}
     checked: dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
@@ -195,6 +195,8 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
                 raise ValueError(f"{field} must be a {'table' if field == 'events' else 'text'}")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
+            if not slug and not (env_prefix and directory):
+                raise ValueError("a command without ASCII letters needs an env_prefix and a directory")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
                           directory=f".{slug.lower()}-telemetry", docs_url="", project_file="")
             fields.update(given)
@@ -553,15 +555,15 @@ def _checked(declared: Mapping[str, Kind],
     """What may leave of these parameters, and what was dropped and why."""
     kept: dict[str, Value] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
-    room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared)  # for options beyond the first of a parameter
+    room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared)  # for options beyond the first of each parameter
     for name in filter(params.__contains__, declared):
         shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), None) or {}
         if not shaped:
             dropped.append(f"{name} is not of its kind")
-        mine = [key for key in shaped if key == name or key not in declared]
-        kept.update((key, shaped[key]) for key in mine[:room + 1])
-        dropped += [f"{key} has no room" for key in mine[room + 1:]]
-        room -= max(0, len(mine[:room + 1]) - 1)
+        mine = [key for key in shaped if key == name or key not in declared][:room + 1]
+        room -= max(0, len(mine) - 1)
+        kept.update((key, shaped[key]) for key in mine)
+        dropped += [f"{key} has no room" for key in shaped if key not in mine]
     return kept, dropped
 
 
@@ -792,6 +794,7 @@ class _Outbox:
 
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
+_MIN_STACK = 2 ** 18   # bytes; `threading.stack_size` may give a thread less, which would end the process
 _KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
 _NO_ANSWER: _Answer = (0, 0.0)
 
@@ -841,6 +844,13 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
         return _NO_ANSWER
 
 
+def _block_signals() -> None:
+    """Leave signals to the host's threads; even SIGPIPE, by which a lost connection may end a process."""
+    import signal
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 class _Sender:
     """Sends what waits on two daemon threads of a process, which end when nothing is left to send.
 
@@ -853,15 +863,22 @@ class _Sender:
                  at_exit: Callable[[], None]) -> None:
         self.outbox = outbox
         self._look = look                       # where events may go now
-        self._at_exit = at_exit                 # what the interpreter's exit calls once something was sent
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._threads: list[threading.Thread] = []
         self._runs = False                      # whether the threads have something to do
+        self._rests = False                     # whether a fork is about to come, so that no request begins
+        self._rested = False                    # whether something is to be sent after it
+        self._signals: list[int] = []           # those to be repeated after it
         self._loading = self._posting = False   # what they are doing: importing the network code, a request
         self._own: set[str] = set()             # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
         self._leave_by = float("inf")           # monotonic; until then the exit waits
         self._fair = _FAIR_SECONDS              # as long as the exit does not wait
+        atexit.register(at_exit)
+        if hasattr(os, "register_at_fork"):
+            rest, resume = weakref.WeakMethod(self.rest), weakref.WeakMethod(self.resume)
+            os.register_at_fork(before=lambda: rest() and rest()(),  # type: ignore[misc]
+                                after_in_parent=lambda: resume() and resume()())  # type: ignore[misc]
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
@@ -878,14 +895,14 @@ class _Sender:
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
         with self._lock:
-            if self._runs or self._leave_by < float("inf"):
+            self._rested = self._rests
+            if (self._runs or self._rests or self._leave_by < float("inf")
+                    or 0 < threading.stack_size() < _MIN_STACK):
                 return
             self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
             calls: _Calls = []
             called, threads = threading.Semaphore(0), self._threads[:0]
             try:
-                if not self._threads:
-                    self._hook()
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
@@ -896,20 +913,15 @@ class _Sender:
             finally:  # Ctrl-C may have come before one of the starts, too
                 self._runs = any(thread.is_alive() for thread in threads[:1])
 
-    def _hook(self) -> None:
-        """Have the process's exit wait for us, and its forks."""
-        atexit.register(self._at_exit)
-        if hasattr(os, "register_at_fork"):
-            rest = weakref.WeakMethod(self.rest)  # it can't be unregistered
-            os.register_at_fork(before=lambda: rest() and rest()())  # type: ignore[misc]
-
     def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that posts, until it is called for nothing."""
+        _block_signals()
         while called.acquire() and calls:
             calls.pop()()
 
     def _run(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that decides, and ends the other one."""
+        _block_signals()
         _quietly(partial(self._send, calls, called), None)
         called.release()
         with self._lock:
@@ -925,7 +937,8 @@ class _Sender:
             with self._lock:  # one step with the end of the threads, so that no event falls between
                 names = self.outbox.waiting(to) if to else []
                 left = self._leave_by - time.monotonic()
-                if left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
+                if self._rests or left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
+                    self._rested = self._rests and names != []
                     names = []  # the exit waits for this run's events, and for no request that is cut short
                 if not to or names in ([], tried):  # those that still wait after a turn can't be taken
                     self._runs = False
@@ -1003,17 +1016,39 @@ class _Sender:
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
-        began = time.monotonic()
+        began, self._rests = time.monotonic(), True
+        if not any(map(threading.Thread.is_alive, self._threads)):
+            return
+        import signal
+        is_main = threading.get_ident() == threading.main_thread().ident
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        # What a signal handler of the host raises in here would be lost, so its signal waits, and we do not.
+        held = {number for number in signal.valid_signals() - before
+                if is_main and callable(signal.getsignal(number))}
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
         try:
-            while self._runs and self._threads[0].is_alive() and (
-                    time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)):
+            while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])) and (
+                    time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)
+                    and held.isdisjoint(signal.sigpending())):
                 time.sleep(0.005)
             for thread in filter(threading.Thread.is_alive, self._threads):
                 thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
-        except KeyboardInterrupt:  # it would be lost here: let it come again after the fork
+        except KeyboardInterrupt:  # another thread, of the host's, got it
+            self._signals.append(signal.SIGINT)
+        finally:
+            self._signals += [signal.sigwait([number]) for number in held & signal.sigpending()]
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def resume(self) -> None:
+        """After a fork, in the parent: go on, and let the signals come that came before it."""
+        signals, self._signals, self._rests = self._signals, [], False
+        if signals:
             import signal
-            threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+            for number in signals:
+                threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), number)).start()
+        if self._rested:
+            self.wake()
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
@@ -1075,8 +1110,8 @@ def _next_stamp() -> int:
     stamp = now + (os.getpid() - now) % 32  # so that processes started together don't meet in a microsecond
     while taken.setdefault(stamp, mine) is not mine:  # a signal handler or a fork could find a lock held
         stamp += 32
-    for old in list(taken) if len(taken) > 1000 else ():
-        if old < now:
+    for old in list(taken) if len(taken) % 1000 == 0 else ():
+        if old < now - 10 ** 7:  # not one that a thread, held up since it took its `now`, may still want
             taken.pop(old, None)
     return stamp
 
@@ -1103,8 +1138,12 @@ def _never_raises(default: object) -> Callable[[_Method], _Method]:
 def _is_interrupted() -> bool:
     """Whether Ctrl-C ended the main module, and not what ran in a console of the host's own."""
     last = getattr(sys, "last_value", None)
-    place = last.__traceback__ if isinstance(last, KeyboardInterrupt) else None
-    return place is not None and place.tb_frame.f_globals.get("__name__") in ("__main__", "runpy")
+    if not isinstance(last, KeyboardInterrupt) or not last.__traceback__:
+        return False
+    frame = last.__traceback__.tb_frame
+    name, code = frame.f_globals.get("__name__"), frame.f_code
+    is_console = code.co_name != "<module>" or re.match("<(?!stdin>|string>)", code.co_filename)
+    return name == "runpy" or name == "__main__" and not is_console
 
 
 # All that is looked at before anything is recorded or sent.
