@@ -16,7 +16,6 @@ Copy this file into your package, describe your tool with a `Product`, and call:
     with telemetry.command("build", flags=["--watch"]):
         ...                     # the tool's work
 
-
 What a reviewer may rely on:
 
 - Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
@@ -211,6 +210,15 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
 
     def __repr__(self) -> str:
         return f"<Product {self.command!r}>"  # never the secret
+
+    def __hash__(self) -> int:
+        return hash((self.command, self.endpoint, self.tracking_id))
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """For copies and pickles, which can't hold an unchangeable mapping."""
+        events = {event: {name: dict(kind) if isinstance(kind, Mapping) else kind
+                          for name, kind in params.items()} for event, params in self.events.items()}
+        return partial(Product, **{**self._asdict(), "events": events}), ()
 
 
 CODEGEN = Product()
@@ -589,7 +597,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     """The first that is set; an ID and a secret stay with the endpoint that they came with."""
     named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
     placeholder, problem = _CODEGEN["tracking_id"], ""
-    copies = ((product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder))
+    copies = [(product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder)]
     if named[0]:
         found = _Destination("environment", *named)
     elif config.endpoint and (config.endpoint, config.tracking_id) not in copies:
@@ -597,16 +605,17 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     else:  # the config file holds a copy of the product's endpoint and ID; a secret beside it belongs to them
         secret = product.api_secret or config.api_secret * (config.tracking_id == product.tracking_id)
         found = _Destination("product", product.endpoint, product.tracking_id, secret)
-        if found.measurement_id in ("", placeholder) or not secret:
-            problem = f"{product.command} has no measurement ID and secret of its own"
     # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
     url = re.fullmatch(r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
-    if not url or int(url.group(1) or 0) > 65535:
-        problem = problem or (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII "
-                              "without a user name")
+    if found.source == "product" and (
+            not found.api_secret or found.measurement_id in ("", placeholder)):
+        problem = f"{product.command} has no measurement ID and secret of its own"
+    elif not url or int(url.group(1) or 0) > 65535:
+        problem = (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII without a "
+                   "user name")
     elif not (found.measurement_id + found.api_secret).isprintable():
-        problem = problem or f"the {found.source}'s ID or secret has characters that can't be sent"
+        problem = f"the {found.source}'s ID or secret has characters that can't be sent"
     key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
     return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key)
 
@@ -622,7 +631,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
     base, mark, query = to.endpoint.partition("#")[0].partition("?")
     parts = [part for part in query.split("&") if part]
     for name, value in (("measurement_id", to.measurement_id), ("api_secret", to.api_secret)):
-        parts += [f"{name}={quote(value, safe='')}"] if value else []
+        parts += [f"{name}={quote(value, safe='', errors='replace')}"] if value else []
     body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)),
                "User-Agent": to.agent}
@@ -825,9 +834,8 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment()
-    opener.add_handler(urllib.ProxyHandler({name: proxies[name] for name in ("http", "https")
-                                            if proxies.get(name)}))
+    opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment().items()
+    opener.add_handler(urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")}))
     opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
     more: dict[str, Any] = {}
     if is_secure:
@@ -1073,6 +1081,8 @@ def _say(stream: Any, text: str) -> bool:
     def write() -> bool:
         plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         encoding = getattr(stream, "encoding", None) or "utf-8"
+        if not "┌".encode(encoding, "ignore"):  # the frame of the notice
+            plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
         data, raw = plain.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
         stream.flush()
         if raw is None:  # no real stream
@@ -1087,16 +1097,14 @@ def _say(stream: Any, text: str) -> bool:
     return _quietly(write, False)  # it may be the host's own object
 
 
-def _notice(product: Product, encoding: str) -> str:
+def _notice(product: Product) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
              f"To disable: {product.command} telemetry disable",
              *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
     width = max(map(len, lines)) + 3
-    box = "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
-                     "└" + "─" * width + "┘", ""])
-    plain = box.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
-    return box if _quietly(lambda: bool(box.encode(encoding)), False) else plain
+    return "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
+                      "└" + "─" * width + "┘", ""])
 
 
 def _shared(name: str, default: Any) -> Any:
@@ -1244,16 +1252,16 @@ class Telemetry:
                 outbox, lambda: self._open_way(self._look()), self._at_exit))
         return self._senders[process]
 
-    def _record(self, event: object, params: Mapping[str, object], wake: bool = True) -> None:
-        seen = self._look()
+    def _record(self, name: object, params: Mapping[str, object], wake: bool = True) -> None:
+        seen, event = self._look(), _plain(name)
         explain = self._explain if seen.debug else lambda line: None
-        declared = self._product.events.get(event) if isinstance(event, str) else None
+        declared = self._product.events.get(event)
         if declared is not None and not (seen.refusal or self._closed):
             seen = self._introduced(seen)
         if seen.refusal or self._closed:
             return explain(f"telemetry is off: {seen.refusal or 'closed'}")
-        if declared is None or not isinstance(event, str):
-            return explain(f"dropped an event: {ascii(_plain(event))[:60]} is not declared")
+        if declared is None:
+            return explain(f"dropped an event: {ascii(event)[:60]} is not declared")
         kept, dropped = _checked(declared, params)
         for line in dropped:
             explain(f"dropped a parameter of {event}: {line}")
@@ -1292,9 +1300,9 @@ class Telemetry:
             if not seen.refusal and not (seen.config.client_id and (self._ci or seen.config.notice_shown)):
                 # without an ID there is no event: then, and only then, we wait for who makes one just now
                 with _editing(self._path, 0.0 if seen.config.client_id else 0.1) as document:
-                    config, stream = _interpreted(document), sys.stderr
+                    config = _interpreted(document)
                     if config.enabled and not (self._ci or config.notice_shown) and _say(
-                            stream, _notice(self._product, getattr(stream, "encoding", None) or "utf-8")):
+                            sys.stderr, _notice(self._product)):
                         document["hasShownTelemetryNotice"] = True
                 seen = self._look()
         has_place = seen.refusal or seen.config.client_id
@@ -1350,11 +1358,9 @@ class Telemetry:
 
     def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
-        hidden = dict(endpoint="", measurement_id="", api_secret="") if to.problem else dict(
-            endpoint=_masked(to.endpoint), api_secret="***" if to.api_secret else "")
-        url, headers, body = _request(to._replace(**hidden), [event])
-        line = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {url}"
-        self._explain("\n".join(["debug mode, nothing is sent", line.replace("%2A%2A%2A", "***"),
+        url, headers, body = _request(to, [event])
+        problem = to.problem and f"no destination, nothing would be sent: {to.problem}"
+        self._explain("\n".join(["debug mode, nothing is sent", problem or f"POST {_masked(url)}",
                                  *map(": ".join, headers.items()), "", body.decode()]))
 
 
@@ -1447,17 +1453,17 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
 
 def _decided(product: Product, enabled: bool) -> int:
     """`enable` and `disable`: write the user's decision, durably, and delete what waits. The exit code."""
-    path, outbox = _config_path(product), Telemetry(product)._sender().outbox
+    telemetry = Telemetry(product)
+    path, outbox = telemetry._path, telemetry._sender().outbox
     before = _read_config(path)
-    is_damaged = bool(before.problem) and before is not _MISSING
     try:
         try:
-            if is_damaged and not enabled:
-                raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which keeps "
-                                 "telemetry off")
             if enabled and not before.enabled and before is not _MISSING:
                 outbox.clear()  # an event may have come during the `disable`
-            if is_damaged:
+            if before.problem and before is not _MISSING:
+                if not enabled:
+                    raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which "
+                                     "keeps telemetry off")
                 _patiently(partial(os.replace, path, path + ".bak"))
             if before.problem:
                 _create_config(product, path, enabled)
@@ -1473,7 +1479,7 @@ def _decided(product: Product, enabled: bool) -> int:
              f"Could not disable telemetry: {error}\n"
              f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
         return 1
-    reason = Telemetry(product).reason
+    reason = telemetry.reason
     _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
          else f"Telemetry is enabled for this user, but still off here:\n{reason} says no.\n" if reason != _ON
          else "Telemetry is on. Thank you.\n")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import http.server
 import json
 import os
+import pickle
 import queue
 import random
 import re
@@ -508,6 +510,13 @@ class ProductTests(unittest.TestCase):
             with self.subTest(left_out), self.assertRaises(ValueError):
                 Product(command="工具", **{**own, left_out: None})
         self.assertEqual(Product(command="工具", **own).name, "工具")
+
+    def test_a_product_can_be_copied_pickled_and_a_key(self) -> None:
+        options: Any = {"seen": {"mode": ("fast",), "all": "options", "some": {"level": ("high",)}}}
+        for product in (CODEGEN, Product(command="its", events=options)):
+            for other in (copy.copy(product), copy.deepcopy(product), pickle.loads(pickle.dumps(product))):
+                self.assertEqual((other, hash(other), type(other)), (product, hash(product), Product))
+        self.assertEqual(len({CODEGEN, Product(), Product(command="its")}), 2)
 
     def test_secret_is_not_in_the_representation(self) -> None:
         self.assertNotIn("s3cret", repr(Product(api_secret="s3cret")) + str(Product(api_secret="s3cret")))
@@ -1728,7 +1737,7 @@ class WireTests(BasicCase):
             return {f"CODEGEN_TELEMETRY_{name}": text for name, text in fields.items()}
 
         own = dict(endpoint=server.url + "/own", tracking_id="G-OWN", api_secret="ownsecret")
-        copy = dict(endpoint=own["endpoint"], trackingId="G-OWN")
+        of_own = dict(endpoint=own["endpoint"], trackingId="G-OWN")
         cfg = dict(endpoint=server.url + "/cfg", trackingId="G-CFG", apiSecret="cfgsecret")
         ours = "/own?measurement_id=G-OWN&api_secret=ownsecret"
         theirs = "/cfg?measurement_id=G-CFG&api_secret=cfgsecret"
@@ -1739,26 +1748,26 @@ class WireTests(BasicCase):
             (dict(env=env(ENDPOINT=server.url + "/env"), config=cfg, product=own), "/env"),
             (dict(env=env(ENDPOINT=server.url + "/env", ID="G-ENV"), config=cfg, product=own),
              "/env?measurement_id=G-ENV"),
-            (dict(env=env(ENDPOINT=own["endpoint"]), config=copy, product=own), "/own"),
+            (dict(env=env(ENDPOINT=own["endpoint"]), config=of_own, product=own), "/own"),
             (dict(env=env(ENDPOINT=" ", ID="G-ENV", API_SECRET="envsecret"), config=cfg, product=own),
              theirs),
-            (dict(env=env(ID="G-ENV", API_SECRET="envsecret"), config=copy, product=own), ours),
+            (dict(env=env(ID="G-ENV", API_SECRET="envsecret"), config=of_own, product=own), ours),
             (dict(config=cfg, product=own), theirs),
             (dict(config={**cfg, "apiSecret": ""}, product=own), "/cfg?measurement_id=G-CFG"),
             (dict(config=dict(endpoint=cfg["endpoint"], trackingId="G-OWN"), product=own),
              "/cfg?measurement_id=G-OWN"),
-            (dict(config=copy, product=own), ours),
-            (dict(config={**copy, "trackingId": "G-MINE", "apiSecret": "cfgsecret"}, product=own),
+            (dict(config=of_own, product=own), ours),
+            (dict(config={**of_own, "trackingId": "G-MINE", "apiSecret": "cfgsecret"}, product=own),
              "/own?measurement_id=G-MINE&api_secret=cfgsecret"),
-            (dict(config={**copy, "trackingId": "G-MINE"}, product=own), "/own?measurement_id=G-MINE"),
+            (dict(config={**of_own, "trackingId": "G-MINE"}, product=own), "/own?measurement_id=G-MINE"),
             (dict(config=dict(endpoint="", trackingId=""), product=own), ours),
-            (dict(config=copy, product=own, project={"endpoint": server.url + "/evil", "enabled": True}),
+            (dict(config=of_own, product=own, project={"endpoint": server.url + "/evil", "enabled": True}),
              ours),
             (dict(env=env(ENDPOINT=server.url + "/q?tenant=7&x=", ID="G-1", API_SECRET="a&b c/%"),
                   config=cfg),
              "/q?tenant=7&x=&measurement_id=G-1&api_secret=a%26b%20c%2F%25"),
             (dict(env=env(ENDPOINT=server.url.replace("http", "HTTP") + "/upper#fragment")), "/upper"),
-            (dict(config=copy, product={**own, "tracking_id": "G-XXXXXXXXXX"}, env={}),
+            (dict(config=of_own, product={**own, "tracking_id": "G-XXXXXXXXXX"}, env={}),
              "/own?measurement_id=G-OWN"),
         ]
         for (row, expected), (delivered, destination, _, text) in zip(table,
