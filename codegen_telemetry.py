@@ -886,7 +886,8 @@ class _Sender:
         if hasattr(os, "register_at_fork"):
             rest, resume = weakref.WeakMethod(self.rest), weakref.WeakMethod(self.resume)
             os.register_at_fork(before=lambda: rest() and rest()(),  # type: ignore[misc]
-                                after_in_parent=lambda: resume() and resume()())  # type: ignore[misc]
+                                after_in_parent=lambda: resume() and resume()(),  # type: ignore[misc]
+                                after_in_child=lambda: resume() and resume()(False))  # type: ignore[misc]
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
         """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
@@ -1048,14 +1049,15 @@ class _Sender:
             self._signals += [signal.sigwait([number]) for number in held & signal.sigpending()]
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def resume(self) -> None:
-        """After a fork, in the parent: go on, and let the signals come that came before it."""
-        signals, self._signals, self._rests = self._signals, [], False
-        if signals:
+    def resume(self, is_parent: bool = True) -> None:
+        """After a fork go on, and let the signals come that came before it; in the child, forget them."""
+        signals, self._signals, rested = self._signals, [], self._rested
+        self._rests = self._rested = False
+        if signals and is_parent:
             import signal
             for number in signals:
                 threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), number)).start()
-        if self._rested:
+        if rested and is_parent:
             self.wake()
 
     def leave(self, deadline: float) -> bool:

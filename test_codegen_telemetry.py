@@ -2609,6 +2609,33 @@ class CrowdTests(DeliveryCase):
         for ended in self.together(children):
             self.assertEqual((ended.code, ended.err, ended.lines), (15, "", ["ends"]))
 
+    @unittest.skipUnless(hasattr(os, "fork") and sys.implementation.name == "cpython", "fork and signals")
+    def test_a_signal_during_a_fork_comes_once_and_not_in_the_child(self) -> None:
+        server = self.server(silent)
+        child = self.child("""
+            host = os.getpid()
+            signal.signal(signal.SIGUSR1, lambda *ignored: print("got it", os.getpid() == host, flush=True))
+            def fork():
+                child = os.fork()
+                if child: os.waitpid(child, 0)
+                return not child
+            record(1)
+            time.sleep(.2)
+            print("forks", flush=True)
+            if fork():
+                fork()
+                time.sleep(.3)
+                os._exit(0)
+            fork() and os._exit(0)
+        """, self.environment(server), flags=("-S", "-W", "ignore"))
+        server.arrived.get(timeout=WAIT)
+        while child.stdout.readline() != "forks\n":
+            pass
+        threading.Event().wait(.1)
+        child.send_signal(signal.SIGUSR1)
+        ended, = self.together([child])
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["got it True"]))
+
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_a_fork_waits_for_one_request_and_the_next_one_comes_after_it(self) -> None:
         """However busily others record."""
