@@ -1016,7 +1016,7 @@ class _Sender:
                     name[17:25] != to.client_id[:8] for name in gone))
                 if to and left > 0 and not self._own.isdisjoint(self.outbox.waiting(to)):
                     self.wake()
-                    to = to if self._runs else None
+                    to = to if self._runs or self._rests else None
             if not to or left <= 0:
                 break
             time.sleep(min(left, 0.01))

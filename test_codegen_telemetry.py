@@ -2663,6 +2663,29 @@ class CrowdTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True 0"]))
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_flush_beside_forks_of_another_thread_waits_for_them(self) -> None:
+        server = self.server(late(.05))
+        ended = self.run_child("""
+            stop = []
+            def fork():
+                while not stop:
+                    child = os.fork()
+                    if not child: os._exit(0)
+                    os.waitpid(child, 0)
+            worker = threading.Thread(target=fork)
+            worker.start()
+            flushed = set()
+            for number in range(1, 9):
+                record(number)
+                flushed.add(mine.flush(15))
+            stop.append(1)
+            worker.join()
+            print(flushed)
+        """, self.environment(server), flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["{True}"]))
+        self.assert_arrived(range(1, 9), server.events)
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_fork_before_the_threads_of_another_thread_begin(self) -> None:
         code = """
             begun, make = threading.Event(), threading.Thread.__init__
