@@ -2554,7 +2554,7 @@ class CrowdTests(DeliveryCase):
         """, self.environment(self.server()), flags=("-S", "-W", "ignore"))
         self.assertEqual((ended.code, ended.err, ended.lines), (3, "", []))
 
-    @unittest.skipUnless(hasattr(os, "fork") and sys.implementation.name == "cpython", "fork and Ctrl-C")
+    @unittest.skipUnless(hasattr(os, "fork"), "fork and Ctrl-C")
     def test_ctrl_c_during_a_fork_reaches_the_host(self) -> None:
         """The fork waits up to a second for a request that is under way."""
         server = self.server(silent)
@@ -2580,7 +2580,7 @@ class CrowdTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err, ended.lines), (3, "", ["forked", "interrupted"]))
         self.assertLess(time.monotonic() - began, .6)
 
-    @unittest.skipUnless(hasattr(os, "fork") and sys.implementation.name == "cpython", "fork and signals")
+    @unittest.skipUnless(hasattr(os, "fork"), "fork and signals")
     def test_a_signal_during_a_fork_ends_the_host_as_its_handler_says(self) -> None:
         """Python would swallow an exception that a handler raises while we hold the fork back."""
         server = self.server(silent)
@@ -2609,7 +2609,7 @@ class CrowdTests(DeliveryCase):
         for ended in self.together(children):
             self.assertEqual((ended.code, ended.err, ended.lines), (15, "", ["ends"]))
 
-    @unittest.skipUnless(hasattr(os, "fork") and sys.implementation.name == "cpython", "fork and signals")
+    @unittest.skipUnless(hasattr(os, "fork"), "fork and signals")
     def test_a_signal_during_a_fork_comes_once_and_not_in_the_child(self) -> None:
         server = self.server(silent)
         child = self.child("""
