@@ -733,8 +733,11 @@ class _Outbox:
             record = _read_object(self.path(name))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
             is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
+            hours = int((int(name[:16]) / 1e6 - time.time() - 60) // 3600) + 1
+            if hours > 0:  # the clock was ahead, by whole hours as a rule; GA4 takes no events of the future
+                event["timestamp_micros"] -= hours * 3600 * 10 ** 6
             return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
-        except (ValueError, KeyError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _tidy(self, client_id: str) -> None:
@@ -852,11 +855,37 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
         return _NO_ANSWER
 
 
-def _block_signals() -> None:
-    """Leave signals to the host's threads; even SIGPIPE, by which a lost connection may end a process."""
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Threads that begin in here leave all signals to the host's; even SIGPIPE, by which a lost connection
+    may end a process."""
     import signal
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """In the main thread, note the signals that the host handles in Python instead of handling them."""
+    import signal
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        with suppress(ValueError):  # not in the main thread
+            for number in handled:
+                signal.signal(number, lambda number, frame: came.append(number))
+        yield came
+    finally:
+        with suppress(ValueError):
+            for number, handler in handled.items():
+                signal.signal(number, handler)
 
 
 class _Sender:
@@ -915,8 +944,9 @@ class _Sender:
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
-                for thread in reversed(threads):
-                    thread.start()
+                with _signals_blocked():
+                    for thread in reversed(threads):
+                        thread.start()
             except RuntimeError:  # none to be had
                 called.release()
             finally:  # Ctrl-C may have come before one of the starts, too
@@ -924,13 +954,11 @@ class _Sender:
 
     def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that posts, until it is called for nothing."""
-        _block_signals()
         while called.acquire() and calls:
             calls.pop()()
 
     def _run(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that decides, and ends the other one."""
-        _block_signals()
         _quietly(partial(self._send, calls, called), None)
         called.release()
         with self._lock:
@@ -1028,26 +1056,14 @@ class _Sender:
         began, self._rests = time.monotonic(), True
         if not any(map(threading.Thread.is_alive, self._threads)):
             return
-        import signal
-        is_main = threading.get_ident() == threading.main_thread().ident
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        # What a signal handler of the host raises in here would be lost, so its signal waits, and we do not.
-        held = {number for number in signal.valid_signals() - before
-                if is_main and callable(signal.getsignal(number))}
-        signal.pthread_sigmask(signal.SIG_BLOCK, held)
-        try:
+        with _signals_noted() as self._signals:  # what a handler raises in here would be lost
             while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])) and (
-                    time.monotonic() - began < (10 if self._loading else _REQUEST_SECONDS)
-                    and held.isdisjoint(signal.sigpending())):
+                    time.monotonic() - began < 10 if self._loading
+                    else time.monotonic() - began < _REQUEST_SECONDS and not self._signals):
                 time.sleep(0.005)
             for thread in filter(threading.Thread.is_alive, self._threads):
                 thread.join(0.02)  # one that ends; the other one may be stuck
             time.sleep(0.001)  # a joined thread has some last instructions before it
-        except KeyboardInterrupt:  # another thread, of the host's, got it
-            self._signals.append(signal.SIGINT)
-        finally:
-            self._signals += [signal.sigwait([number]) for number in held & signal.sigpending()]
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def resume(self, is_parent: bool = True) -> None:
         """After a fork go on, and let the signals come that came before it; in the child, forget them."""
@@ -1211,13 +1227,13 @@ class Telemetry:
     @_never_raises(None)
     def track(self, event: str = "", /, **params: object) -> None:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
-        self._record(event or params.pop("event", ""), params)
+        self._record(_plain(event) or params.pop("event", ""), params)
 
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
         """A context manager that times its block and records `command_executed`, and `error_occurred` if it
         failed. Its `update(**params)` adds what is known only later."""
-        name = name or params.pop("name", "")  # type: ignore[assignment]
-        return _Command(self, {**params, "command": name, "flags": flags})
+        word = _plain(name) or params.pop("name", "")
+        return _Command(self, {**params, "command": word, "flags": flags})
 
     @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:
@@ -1346,7 +1362,7 @@ class Telemetry:
             try:
                 busy = _quietly(partial(self._sender().leave, began[0] + wait), False)
                 break
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):  # of a signal handler
                 began[0] = 0.0  # the others do not wait either
         if interrupted and busy and not hasattr(sys, "ps1"):  # which an interactive session has
             # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any

@@ -1959,6 +1959,27 @@ class DebugTests(BasicCase):
         self.assertIn('"command": "generate"', text)
         self.assertIn('"init_executed"', text)
 
+    def test_a_name_that_lies_reaches_nobody(self) -> None:
+        code = """
+            class Lies(str):
+                def __bool__(self): raise ValueError
+                def __eq__(self, other): raise ValueError
+                __hash__ = str.__hash__
+            class Raises:
+                def __bool__(self): raise ValueError
+            def work():
+                for name in (Lies("generate"), Raises()):
+                    with Telemetry().command(name): pass
+                    with Telemetry().command(name=name): pass
+                    Telemetry().track(name)
+                    Telemetry().track(event=name)
+            answers.append(said(work)[2])
+            """
+        self.write_config()
+        text = self.ask(code, [], self.environment(CODEGEN_TELEMETRY_DEBUG="1"))[0]
+        self.assertNotIn("unexpected", text)
+        self.assertEqual((text.count('"command": "generate"'), text.count('"command": "other"')), (2, 2))
+
     def test_what_is_known_later_is_added_to_the_object_or_in_the_block(self) -> None:
         code = """
             def work():
@@ -2527,6 +2548,37 @@ class CrowdTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err), (3, ""))
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_signals_do_not_cut_the_wait_for_the_network_code(self) -> None:
+        """As those of a host that shows its progress by a timer."""
+        code = """
+            import importlib.abc
+            class Slow(importlib.abc.MetaPathFinder):
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": time.sleep(.6)
+            sys.meta_path.insert(0, Slow())
+            signal.signal(signal.SIGALRM, lambda *ignored: ticks.append(1))
+            ticks = []
+            signal.setitimer(signal.ITIMER_REAL, .05, .05)
+            record(1)
+            time.sleep(.1)
+            child = os.fork()
+            if not child:
+                import http.client
+                os._exit(3)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for _ in range(500):
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done: os._exit(status >> 8)
+                time.sleep(.01)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os._exit(4)
+        """
+        env = self.environment(self.server())
+        ended = self.run_child(code, env, flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err), (3, ""))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_fork_while_another_thread_records_its_first_event(self) -> None:
         """Whatever that imports, the child does not wait for it."""
         ended = self.run_child("""
@@ -2582,13 +2634,15 @@ class CrowdTests(DeliveryCase):
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork and signals")
     def test_a_signal_during_a_fork_ends_the_host_as_its_handler_says(self) -> None:
-        """Python would swallow an exception that a handler raises while we hold the fork back."""
+        """Python would swallow an exception that a handler raises while we hold the fork back. The signal may
+        be delivered to another thread of the host."""
         server = self.server(silent)
         code = """
             def end(number, frame):
                 print("ends", flush=True)
                 sys.exit(number)
             signal.signal(signal.SIGTERM, end)
+            if len(sys.argv) > 1: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
             record(1)
             time.sleep(.2)
             print("forks", flush=True)
@@ -2596,8 +2650,9 @@ class CrowdTests(DeliveryCase):
             time.sleep(5)
             print("goes on", flush=True)
         """
-        children = [self.child(code, self.environment(server, **self.another_home(str(number))),
-                               flags=("-S", "-W", "ignore")) for number in range(3)]
+        children = [self.child(code, self.environment(server, **self.another_home(str(number))), *arguments,
+                               flags=("-S", "-W", "ignore"))
+                    for number, arguments in enumerate([(), (), ("threads",), ("threads",)])]
         for child in children:
             server.arrived.get(timeout=WAIT)
         for child in children:
@@ -2761,6 +2816,28 @@ class CrowdTests(DeliveryCase):
             listener.shutdown(socket.SHUT_RDWR)
             thread.join(WAIT)
         self.assertEqual((ended.code, ended.err, len(self.waiting())), (3, "", 1))
+
+    @unittest.skipUnless(hasattr(signal, "pthread_sigmask"), "signals")
+    def test_signals_are_blocked_in_our_threads_only(self) -> None:
+        """Even where the host has its threads run in its main one, as gevent does."""
+        ended = self.run_child("""
+            start, masks = threading.Thread.start, []
+            def mask():
+                return sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+            def spied(thread):
+                run = thread.run
+                thread.run = lambda: (masks.append(mask()), run())
+                start(thread)
+            before = mask()
+            threading.Thread.start = spied
+            record(1)
+            while mine._sender()._runs: time.sleep(.01)
+            print(before == mask(), [set(ours) >= {signal.SIGPIPE, signal.SIGTERM} for ours in masks])
+            threading.Thread.start = lambda thread: "_run" in repr(thread._target) and thread.run()
+            record(2)
+            print(before == mask())
+        """, self.environment(self.server()))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True [True, True]", "True"]))
 
     def test_a_host_with_small_stacks_is_not_ended(self) -> None:
         """32 kB do not hold the network code."""
@@ -3221,6 +3298,20 @@ class ExitTests(DeliveryCase):
         self.assertEqual(len(self.waiting()), 1)
 
     @unittest.skipUnless(POSIX, "signals")
+    def test_another_signal_whose_handler_ends_the_host_ends_the_wait(self) -> None:
+        server = self.server(silent)
+        child = self.child("""
+            signal.signal(signal.SIGTERM, lambda *ignored: sys.exit(143))
+            record(1)
+            sys.exit(5)
+        """, self.environment(server, EXIT_WAIT="15"))
+        server.arrived.get(timeout=WAIT)
+        threading.Event().wait(.3)
+        child.send_signal(signal.SIGTERM)
+        ended, = self.together([child])
+        self.assertEqual((ended.code, ended.err), (5, ""))
+
+    @unittest.skipUnless(POSIX, "signals")
     def test_ctrl_c_in_a_console_of_the_hosts_own_is_not_its_end(self) -> None:
         """Whether or not it shares the names of the main module."""
         server = self.server(late(.2))
@@ -3669,6 +3760,23 @@ class BoundTests(DeliveryCase):
         """, self.environment(server))
         self.assertEqual((ended.code, ended.lines[0], ended.lines[-1]), (0, "True", "0"), ended.err)
         self.assert_arrived([1], server.events)
+
+    def test_what_was_recorded_while_the_clock_was_ahead_is_not_sent_as_of_the_future(self) -> None:
+        """Analytics takes the past only; the hours of a time zone are what clocks are wrong by."""
+        server, ahead = self.server(), (3600, 7200, 86400, 1800, 70)
+        env = self.environment(server)
+        began = time.time()
+        self.run_child("""
+            threading.Thread.start, clock, micros = lonely, time.time, time.time_ns
+            for number, seconds in enumerate(map(int, sys.argv[1:]), 1):
+                time.time, time.time_ns = lambda: clock() + seconds, lambda: micros() + seconds * 10 ** 9
+                record(number)
+        """, env, *ahead)
+        self.sweep(env)
+        found = {number: stamps[0] / 1e6 for number, stamps in self.arrivals(server.events).items()}
+        self.assertEqual(set(found), {1, 2, 3, 4, 5})
+        for number, seconds in found.items():
+            self.assertTrue(began - (3600 if number > 3 else 0) <= seconds <= time.time(), (number, seconds))
 
     def test_stamps_of_a_process_never_repeat_on_a_coarse_clock(self) -> None:
         """As that of Windows, which ticks each 15.6 ms."""
