@@ -228,6 +228,7 @@ CODEGEN = Product()
 
 _MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
 _MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" counts
+_TEMPORARY = "[.][0-9]+-[0-9a-f]{8}[.]tmp"  # the end of the name of a file being written
 _STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
 # What the config file says. `problem` is empty, or why the file can't be used.
 _Config = namedtuple("_Config", "problem enabled notice_shown client_id endpoint tracking_id api_secret",
@@ -369,10 +370,14 @@ def _locked(path: str, wait: float) -> Iterator[None]:
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
     while True:
         if _age(lock) > _STALE_SECONDS:
+            for name in os.listdir(os.path.dirname(path)):  # its holder, if it only slept, must not go on
+                if re.fullmatch(re.escape(os.path.basename(path)) + _TEMPORARY, name):
+                    _unlink(os.path.join(os.path.dirname(path), name))
             _unlink(lock)
         try:
             os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
             _stamp(lock)
+            mine = os.stat(lock).st_mtime_ns
             break
         except FileExistsError:
             if time.monotonic() >= deadline:
@@ -381,7 +386,9 @@ def _locked(path: str, wait: float) -> Iterator[None]:
     try:
         yield
     finally:
-        _unlink(lock)
+        with suppress(OSError):
+            if os.stat(lock).st_mtime_ns == mine:  # else we slept, and another process broke it
+                os.unlink(lock)
 
 
 def _create_config(product: Product, path: str, enabled: bool) -> None:
@@ -509,13 +516,16 @@ def _word(value: object) -> str:
     return text if re.fullmatch("(?!([^0-9]*[0-9]){4})[a-z][A-Za-z0-9_-]{0,31}", text) else "other"
 
 
-def _words(value: Any) -> str:
+def _words(name: str, value: Any, dropped: list[str]) -> str:
     """Words joined by commas, in their order and once each; cut to GA4's 100 characters at a comma."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
         value = () if value is None else (value,)
     flags = (_plain(item)[:_MAX_FILE].lstrip("-").partition("=")[0] for item in islice(value, _MAX_ITEMS))
     text = ",".join(dict.fromkeys(map(_word, flags))) or "none"
-    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT + 1].rpartition(",")[0]
+    if len(text) <= _MAX_TEXT:
+        return text
+    dropped.append(f"{name} is longer than {_MAX_TEXT} characters, the last words")
+    return text[:_MAX_TEXT + 1].rpartition(",")[0]
 
 
 def _number(value: Any, least: int = 0) -> int | float | None:
@@ -555,7 +565,7 @@ def _shaped(name: str, kind: Kind, value: object, dropped: list[str]) -> dict[st
     if kind in ("count", "milliseconds"):
         number = _number(value)
         return {} if number is None else {name: round(number)}
-    return {name: _words(value) if kind == "words" else _word(value)}
+    return {name: _words(name, value, dropped) if kind == "words" else _word(value)}
 
 
 def _checked(declared: Mapping[str, Kind],
@@ -649,7 +659,7 @@ _BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is neve
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _CLAIM = "[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
 _PAUSE = "[0-9a-f]{8}[.]pause"
-_OURS = f"{_EVENT}|{_CLAIM}|{_PAUSE}|({_EVENT}|{_PAUSE})[.][0-9]+-[0-9a-f]{{8}}[.]tmp"
+_OURS = f"{_EVENT}|{_CLAIM}|{_PAUSE}|({_EVENT}|{_PAUSE}){_TEMPORARY}"
 
 
 class _Outbox:
@@ -704,6 +714,12 @@ class _Outbox:
             for old in events[:-_MAX_WAITING]:
                 _unlink(self.path(old))
         return name
+
+    def drop(self, name: str) -> None:
+        """Delete an event, and the folder if nothing else is in it."""
+        _unlink(self.path(name))
+        with suppress(OSError):
+            os.rmdir(self._folder)
 
     def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
         """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
@@ -813,17 +829,20 @@ _NO_ANSWER: _Answer = (0, 0.0)
 
 def _retry_seconds(text: str) -> float:
     """The seconds that a Retry-After header asks for, from 1 to 24 hours'; 0 for rubbish."""
-    from email.utils import parsedate_to_datetime  # loaded with the network code
+    from calendar import timegm
+    from email.utils import parsedate  # loaded with the network code
     try:
         is_date = not text.strip().isdigit()
-        seconds = parsedate_to_datetime(text).timestamp() - time.time() if is_date else float(text)
-    except (ValueError, TypeError, IndexError, OverflowError, OSError):  # the last for 1969, on Windows
+        seconds = timegm(parsedate(text) or ()) - time.time() if is_date else float(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return 0.0
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
-def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool]) -> _Answer:
-    """Send one request, if we still may once the connection stands. The caller bounds its time as a whole."""
+def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool],
+          sockets: list[Any]) -> _Answer:
+    """Send one request, if we still may once the connection stands: the caller bounds its time as a whole,
+    and may shut what it finds in `sockets`."""
     from http import client
     from urllib import request as urllib
     is_secure = to.endpoint.lower().startswith("https")
@@ -832,6 +851,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
     class Connection(kind):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()  # which may take its time to look the name up
+            sockets.append(self.sock)
             if not may_send():
                 raise TimeoutError("too late, or no longer allowed")
 
@@ -856,43 +876,64 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Threads that begin in here leave all signals to the host's; even SIGPIPE, by which a lost connection
-    may end a process."""
+def _sigpipe_blocked() -> Iterator[None]:
+    """For the start of threads, which inherit it: a lost connection would end a host that has its default."""
     import signal
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """In the main thread, note the signals that the host handles in Python instead of handling them."""
+def _in_main_thread() -> bool:
+    return threading.get_ident() == threading.main_thread().ident
+
+
+def _note_signals(came: list[int], handlers: dict[int, Any]) -> None:
+    """Have signals noted, instead of handled, that the host handles in Python: its handlers, by number."""
     import signal
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    handled = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
-        with suppress(ValueError):  # not in the main thread
-            for number in handled:
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                handlers[number] = signal.getsignal(number)
                 signal.signal(number, lambda number, frame: came.append(number))
-        yield came
+    except ValueError:  # not in the main interpreter
+        handlers.clear()
+
+
+def _let_signals_come(came: list[int], handlers: dict[int, Any]) -> None:
+    """Give the host its handlers back, and shortly afterwards the signals that came."""
+    import signal
+    try:
+        while handlers:
+            number = next(iter(handlers))
+            signal.signal(number, handlers[number])
+            del handlers[number]
     finally:
-        with suppress(ValueError):
-            for number, handler in handled.items():
-                signal.signal(number, handler)
+        if handlers:  # one that came just now raised
+            _let_signals_come(came, handlers)
+    numbers, main = came[:], threading.get_ident()
+
+    def repeat() -> None:
+        time.sleep(0.01)
+        for number in numbers:
+            signal.pthread_kill(main, number)
+
+    came.clear()
+    if numbers:
+        with suppress(RuntimeError):  # no thread to be had
+            threading.Thread(None, repeat, daemon=True).start()
 
 
 class _Sender:
     """Sends what waits on two daemon threads of a process, which end when nothing is left to send.
 
-    One decides; the other one posts, and may be left behind there: a name look-up, a TLS handshake or a
-    server that drips can't be interrupted. The caller's thread starts both: since Python 3.12 none can be
+    One decides; the other one posts, and may be left behind there: a name look-up or a TLS handshake can't
+    be interrupted. The caller's thread starts both: since Python 3.12 none can be
     started once the main thread has ended.
     """
 
@@ -903,9 +944,10 @@ class _Sender:
         self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
         self._threads: list[threading.Thread] = []
         self._runs = False                      # whether the threads have something to do
-        self._rests = False                     # whether a fork is about to come, so that no request begins
-        self._rested = False                    # whether something is to be sent after it
-        self._signals: list[int] = []           # those to be repeated after it
+        self._rests: set[int] = set()           # threads about to fork; then no request begins
+        self._rested = False                    # whether something is to be sent after that
+        self._signals: list[int] = []           # those that came meanwhile
+        self._handlers: dict[int, Any] = {}     # the host's, which have to wait
         self._loading = self._posting = False   # what they are doing: importing the network code, a request
         self._own: set[str] = set()             # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
@@ -918,8 +960,8 @@ class _Sender:
                                 after_in_parent=lambda: resume() and resume()(),  # type: ignore[misc]
                                 after_in_child=lambda: resume() and resume()(False))  # type: ignore[misc]
 
-    def record(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
+    def record(self, to: _Destination, event: dict[str, Any]) -> str:
+        """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
         try:
             name = self.outbox.put(to, event)
         except (OSError, ValueError):
@@ -929,12 +971,13 @@ class _Sender:
             if len(self._own) >= _MAX_WAITING:
                 self._own, self._lost = set(), True
             self._own.add(name)
+        return name
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
         with self._lock:
-            self._rested = self._rests
-            if (self._runs or self._rests or self._leave_by < float("inf")
+            self._rested = self._rested or bool(self._rests)
+            if (self._runs or self._rests or self._leave_by < float("inf") or sys.is_finalizing()
                     or 0 < threading.stack_size() < _MIN_STACK):
                 return
             self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
@@ -944,7 +987,7 @@ class _Sender:
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
-                with _signals_blocked():
+                with _sigpipe_blocked():
                     for thread in reversed(threads):
                         thread.start()
             except RuntimeError:  # none to be had
@@ -975,7 +1018,7 @@ class _Sender:
                 names = self.outbox.waiting(to) if to else []
                 left = self._leave_by - time.monotonic()
                 if self._rests or left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
-                    self._rested = self._rests and names != []
+                    self._rested = bool(self._rests and names)
                     names = []  # the exit waits for this run's events, and for no request that is cut short
                 if not to or names in ([], tried):  # those that still wait after a turn can't be taken
                     self._runs = False
@@ -994,13 +1037,14 @@ class _Sender:
             return time.monotonic() < end and self.outbox.holds(claim, events) and to == self._look()
 
         def call() -> None:
-            answers.append(_quietly(partial(_post, to, list(events.values()), may_send), _NO_ANSWER))
+            answers.append(_quietly(partial(_post, to, list(events.values()), may_send, sockets), _NO_ANSWER))
             answered.set()
 
         claim, events = self.outbox.take(to, self._own)
         began = time.monotonic()
         end, is_over = began + _REQUEST_SECONDS, False
         answers: list[_Answer] = []
+        sockets: list[Any] = []
         answered = threading.Event()
         self._posting = bool(events)
         if not events or self._leave_by - began <= self._fair or not may_send():
@@ -1011,6 +1055,8 @@ class _Sender:
         while not answers and not is_over:  # and a look after the end: we may have been stopped
             is_over = time.monotonic() >= min(end, self._leave_by)
             answered.wait(0.02)
+        for socket in () if answers else sockets:  # let the other thread end
+            _quietly(partial(socket.shutdown, 2), None)
         if not answers and time.monotonic() - began < self._fair:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
         return self._settle(to, claim, events, answers[0] if answers else _NO_ANSWER)
@@ -1053,28 +1099,32 @@ class _Sender:
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
-        began, self._rests = time.monotonic(), True
+        began = time.monotonic()
+        self._rests.add(threading.get_ident())
         if not any(map(threading.Thread.is_alive, self._threads)):
             return
-        with _signals_noted() as self._signals:  # what a handler raises in here would be lost
-            while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])) and (
-                    time.monotonic() - began < 10 if self._loading
-                    else time.monotonic() - began < _REQUEST_SECONDS and not self._signals):
-                time.sleep(0.005)
-            for thread in filter(threading.Thread.is_alive, self._threads):
-                thread.join(0.02)  # one that ends; the other one may be stuck
-            time.sleep(0.001)  # a joined thread has some last instructions before it
+        if _in_main_thread():  # what a handler of the host raises in a fork's hook would be lost
+            _note_signals(self._signals, self._handlers)
+        while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])) and (
+                time.monotonic() - began < 10 if self._loading
+                else time.monotonic() - began < _REQUEST_SECONDS and not self._signals):
+            time.sleep(0.005)
+        for thread in filter(threading.Thread.is_alive, self._threads):
+            thread.join(0.02)  # one that ends; the other one may be stuck
+        time.sleep(0.003)  # a joined thread has some last instructions before it
 
     def resume(self, is_parent: bool = True) -> None:
-        """After a fork go on, and let the signals come that came before it; in the child, forget them."""
-        signals, self._signals, rested = self._signals, [], self._rested
-        self._rests = self._rested = False
-        if signals and is_parent:
-            import signal
-            for number in signals:
-                threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), number)).start()
-        if rested and is_parent:
-            self.wake()
+        """After a fork go on, and let the signals come that came meanwhile; in the child, forget all that."""
+        self._rests.discard(threading.get_ident())
+        if not is_parent:
+            self._rests.clear()
+            self._signals.clear()
+        if self._rested and not self._rests:
+            self._rested = False
+            if is_parent:
+                self.wake()
+        if self._handlers and _in_main_thread():
+            _let_signals_come(self._signals, self._handlers)
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
@@ -1094,9 +1144,10 @@ class _Sender:
 # === Telemetry: what the tool calls ===
 
 
-def _say(stream: Any, text: str) -> bool:
-    """Write to a standard stream, with `?` for what it can't print; False if it is closed or full."""
+def _say(name: str, text: str) -> bool:
+    """Write to `stdout` or `stderr`, with `?` for what it can't print; False if it is closed or full."""
     def write() -> bool:
+        stream: Any = getattr(sys, name)
         plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if not "┌".encode(encoding, "ignore"):  # the frame of the notice
@@ -1270,8 +1321,8 @@ class Telemetry:
                 outbox, lambda: self._open_way(self._look()), self._at_exit))
         return self._senders[process]
 
-    def _record(self, name: object, params: Mapping[str, object], wake: bool = True) -> None:
-        seen, event = self._look(), _plain(name)
+    def _record(self, event_name: object, params: Mapping[str, object], wake: bool = True) -> None:
+        seen, event = self._look(), _plain(event_name)
         explain = self._explain if seen.debug else lambda line: None
         declared = self._product.events.get(event)
         if declared is not None and not (seen.refusal or self._closed):
@@ -1287,8 +1338,10 @@ class Telemetry:
         if seen.debug:
             self._explain_request(seen.destination, shaped)
         elif not seen.destination.problem:  # else there is nobody to send it to
-            self._sender().record(seen.destination, shaped)
-            if wake:
+            name = self._sender().record(seen.destination, shaped)
+            if self._look().refusal:  # a `disable` in just this moment, which must leave nothing
+                self._sender().outbox.drop(name)
+            elif wake:
                 self._wake(seen)
         return None
 
@@ -1297,11 +1350,12 @@ class Telemetry:
         """Record a command that ended, and the error that ended it."""
         params = {"duration": round((time.monotonic() - began) * 1000), "success": True, **params}
         code: object = error
-        if isinstance(error, SystemExit):
-            code = error.code if error.code is None or isinstance(error.code, int) else 1
+        if issubclass(type(error), SystemExit):
+            code = _quietly(lambda: getattr(error, "code", 1), 1)
+            code = code if code is None or isinstance(code, int) else 1
         elif _quietly(lambda: type(error).__name__, "") == "Exit":  # so click and typer end a command
             code = getattr(error, "exit_code", 1)
-        wake = not isinstance(error, KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait for us
+        wake = not issubclass(type(error), KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait
         if code is None or code == 0:
             return self._record("command_executed", params, wake)
         self._record("command_executed", {**params, "success": False}, wake=False)
@@ -1310,19 +1364,22 @@ class Telemetry:
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
+        self._is_first_run(seen.config)
+        config = seen.config
+        if config.client_id and (self._ci or config.notice_shown):
+            return seen
         with suppress(OSError, ValueError):  # who doesn't get the file's lock leaves it to who has it
-            self._is_first_run(seen.config)
-            if seen.config is _MISSING:
+            if config is _MISSING:
                 _create_config(self._product, self._path, True)
-                seen = self._look()
-            if not seen.refusal and not (seen.config.client_id and (self._ci or seen.config.notice_shown)):
+                config = _read_config(self._path)
+            if config.enabled and not (config.client_id and (self._ci or config.notice_shown)):
                 # without an ID there is no event: then, and only then, we wait for who makes one just now
-                with _editing(self._path, 0.0 if seen.config.client_id else 0.1) as document:
+                with _editing(self._path, 0.0 if config.client_id else 0.1) as document:
                     config = _interpreted(document)
                     if config.enabled and not (self._ci or config.notice_shown) and _say(
-                            sys.stderr, _notice(self._product)):
+                            "stderr", _notice(self._product)):
                         document["hasShownTelemetryNotice"] = True
-                seen = self._look()
+        seen = self._look()
         has_place = seen.refusal or seen.config.client_id
         return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
 
@@ -1349,8 +1406,8 @@ class Telemetry:
         """Start sending the event just recorded, or what waits if nothing was `seen`; but not from an exit
         handler of the main thread, for nobody would wait."""
         to = self._open_way(seen or self._look())
-        main = threading.main_thread()  # asked by another thread, `is_alive` can disturb its end
-        is_ending = threading.get_ident() == main.ident and not main.is_alive()
+        # asked by another thread, `is_alive` can disturb the main thread's end
+        is_ending = _in_main_thread() and not threading.main_thread().is_alive()
         if to and not (is_ending or self._closed) and (seen or self._sender().outbox.waiting(to)):
             self._sender().wake()
 
@@ -1372,7 +1429,7 @@ class Telemetry:
                 exec("raise KeyboardInterrupt")
 
     def _explain(self, line: str) -> None:
-        _say(sys.stderr, f"[telemetry] {line}\n")
+        _say("stderr", f"[telemetry] {line}\n")
 
     def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
         """Debug mode's way to deliver: show the request on standard error."""
@@ -1493,12 +1550,12 @@ def _decided(product: Product, enabled: bool) -> int:
         for name in outbox.names(_PAUSE):
             outbox.delete(name)
     except (OSError, ValueError, RecursionError) as error:
-        _say(sys.stderr, f"Could not enable telemetry: {error}\n" if enabled else
+        _say("stderr", f"Could not enable telemetry: {error}\n" if enabled else
              f"Could not disable telemetry: {error}\n"
              f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
         return 1
     reason = telemetry.reason
-    _say(sys.stderr, "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
+    _say("stderr", "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
          else f"Telemetry is enabled for this user, but still off here:\n{reason} says no.\n" if reason != _ON
          else "Telemetry is on. Thank you.\n")
     return 0
@@ -1510,17 +1567,17 @@ def main(argv: list[str] | None = None, *, product: Product = CODEGEN) -> int:
     arguments = list(map(str, sys.argv[1:] if argv is None else argv))
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
-        _say(sys.stdout, usage)
+        _say("stdout", usage)
     elif arguments in (["enable"], ["disable"]):
         return _decided(product, arguments == ["enable"])
     elif sorted(arguments) in (["status"], ["--json", "status"]):
         status = _status(product)
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
-        _say(sys.stdout, text + "\n")
+        _say("stdout", text + "\n")
     else:
         unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
                    if word not in ("status", "--json", "enable", "disable")]
-        _say(sys.stderr, "".join(unknown[:1]) + usage)
+        _say("stderr", "".join(unknown[:1]) + usage)
         return 2
     return 0
 
