@@ -2816,6 +2816,67 @@ class CrowdTests(DeliveryCase):
         self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True 0"]))
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_two_threads_that_fork_at_once_have_no_code_loaded_between(self) -> None:
+        """The end of one fork is not the end of the other one's wait."""
+        code = """
+            import importlib.abc
+            class Slow(importlib.abc.MetaPathFinder):
+                def find_spec(self, name, *ignored):
+                    if name == "http.client": time.sleep(.8)
+            sys.meta_path.insert(0, Slow())
+            entered = threading.Event()
+            def before():  # runs after that of telemetry
+                if threading.current_thread() is other:
+                    entered.set()
+                    time.sleep(.3)
+            os.register_at_fork(before=before)
+            codes = []
+            def fork():
+                child = os.fork()
+                if not child:
+                    import http.client
+                    os._exit(3)
+                for _ in range(500):
+                    done, status = os.waitpid(child, os.WNOHANG)
+                    if done: return codes.append(status >> 8)
+                    time.sleep(.01)
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            other = threading.Thread(target=fork)
+            mine.flush()
+            other.start()
+            entered.wait()
+            record(1)
+            if not os.fork(): os._exit(0)
+            other.join()
+            print(codes, mine.flush(10))
+        """
+        server = self.server()
+        ended = self.run_child(code, self.environment(server), flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["[3] True"]))
+        self.assert_arrived([1], server.events)
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
+    def test_a_signal_right_after_a_fork_ends_the_host_as_its_handler_says(self) -> None:
+        """While the threads begin again."""
+        ended = self.run_child("""
+            def again(thread):
+                if forking: os.kill(forking.pop(), signal.SIGTERM)
+                start(thread)
+            signal.signal(signal.SIGTERM, lambda *ignored: sys.exit(7))
+            start, forking = threading.Thread.start, []
+            threading.Thread.start = again
+            record(1)
+            time.sleep(.2)
+            record(2)
+            forking.append(os.getpid())
+            if not os.fork(): os._exit(0)
+            time.sleep(5)
+            print("goes on")
+        """, self.environment(self.server(late(.4)), **PATIENT), flags=("-S", "-W", "ignore"))
+        self.assertEqual((ended.code, ended.err, ended.lines), (7, "", []))
+
+    @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_flush_beside_forks_of_another_thread_waits_for_them(self) -> None:
         server = self.server(late(.05))
         ended = self.run_child("""
