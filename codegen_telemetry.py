@@ -1339,7 +1339,7 @@ class Telemetry:
             self._explain_request(seen.destination, shaped)
         elif not seen.destination.problem:  # else there is nobody to send it to
             name = self._sender().record(seen.destination, shaped)
-            if self._look().refusal:  # a `disable` in just this moment, which must leave nothing
+            if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
                 self._sender().outbox.drop(name)
             elif wake:
                 self._wake(seen)
