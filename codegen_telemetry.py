@@ -933,8 +933,8 @@ class _Sender:
     """Sends what waits on two daemon threads of a process, which end when nothing is left to send.
 
     One decides; the other one posts, and may be left behind there: a name look-up or a TLS handshake can't
-    be interrupted. The caller's thread starts both: since Python 3.12 none can be
-    started once the main thread has ended.
+    be interrupted. The caller's thread starts both: since Python 3.12 none can be started once the main
+    thread has ended.
     """
 
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
@@ -956,9 +956,9 @@ class _Sender:
         atexit.register(at_exit)
         if hasattr(os, "register_at_fork"):
             rest, resume = weakref.WeakMethod(self.rest), weakref.WeakMethod(self.resume)
-            os.register_at_fork(before=lambda: rest() and rest()(),  # type: ignore[misc]
-                                after_in_parent=lambda: resume() and resume()(),  # type: ignore[misc]
-                                after_in_child=lambda: resume() and resume()(False))  # type: ignore[misc]
+            os.register_at_fork(before=lambda: (rest() or bool)(),  # noqa: PLW0108, for it may be gone
+                                after_in_parent=lambda: (resume() or bool)(True),
+                                after_in_child=lambda: (resume() or bool)(False))
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
@@ -1113,7 +1113,7 @@ class _Sender:
             thread.join(0.02)  # one that ends; the other one may be stuck
         time.sleep(0.003)  # a joined thread has some last instructions before it
 
-    def resume(self, is_parent: bool = True) -> None:
+    def resume(self, is_parent: bool) -> None:
         """After a fork go on, and let the signals come that came meanwhile; in the child, forget all that."""
         self._rests.discard(threading.get_ident())
         if not is_parent:
