@@ -2336,6 +2336,13 @@ def record(number, telemetry=mine):
     os.write(1, b"#%d\\n" % number)
 def ending():
     os.write(1, b"@%f\\n" % time.time())
+def code_of(child):  # the exit code of a forked child; None for one that hangs
+    for _ in range(500):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done: return status >> 8
+        time.sleep(.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 def lonely(*ignored):
     raise RuntimeError("can't start new thread")
 def waiting(ending=".json"):
@@ -2664,13 +2671,7 @@ class CrowdTests(DeliveryCase):
                 import http.client
                 os._exit(3)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            for _ in range(500):
-                done, status = os.waitpid(child, os.WNOHANG)
-                if done: os._exit(status >> 8)
-                time.sleep(.01)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            os._exit(4)
+            os._exit(code_of(child) or 4)
         """
         env = self.environment(self.server())
         ended = self.run_child(code, env, flags=("-S", "-W", "ignore"))
@@ -2694,13 +2695,7 @@ class CrowdTests(DeliveryCase):
                 record(2)
                 os._exit(3)
             first.join()
-            for _ in range(200):
-                done, status = os.waitpid(child, os.WNOHANG)
-                if done: sys.exit(status >> 8)
-                time.sleep(.01)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            sys.exit("the child hangs")
+            sys.exit(code_of(child) or "the child hangs")
         """, self.environment(self.server()), flags=("-S", "-W", "ignore"))
         self.assertEqual((ended.code, ended.err, ended.lines), (3, "", []))
 
@@ -2836,12 +2831,7 @@ class CrowdTests(DeliveryCase):
                 if not child:
                     import http.client
                     os._exit(3)
-                for _ in range(500):
-                    done, status = os.waitpid(child, os.WNOHANG)
-                    if done: return codes.append(status >> 8)
-                    time.sleep(.01)
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                codes.append(code_of(child))
             other = threading.Thread(target=fork)
             mine.flush()
             other.start()
