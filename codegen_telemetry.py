@@ -1055,11 +1055,12 @@ class _Sender:
         while not answers and not is_over:  # and a look after the end: we may have been stopped
             is_over = time.monotonic() >= min(end, self._leave_by)
             answered.wait(0.02)
-        for socket in () if answers else sockets:  # let the other thread end
+        answer = answers[0] if answers else None
+        for socket in () if answer else sockets:  # let the other thread end
             _quietly(partial(socket.shutdown, 2), None)
-        if not answers and time.monotonic() - began < self._fair:
+        if not answer and time.monotonic() - began < self._fair:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
-        return self._settle(to, claim, events, answers[0] if answers else _NO_ANSWER)
+        return self._settle(to, claim, events, answer or _NO_ANSWER)
 
     def _settle(self, to: _Destination, claim: str, events: dict[str, Any], answer: _Answer) -> bool:
         """Delete, drop or keep the events of a request that was answered so. Whether it delivered them."""
