@@ -19,7 +19,7 @@ Copy this file into your package, describe your tool with a `Product`, and call:
 What a reviewer may rely on:
 
 - Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
-- Only what `Product.events` declares leaves: no free text, path, message, user or host name can be in it.
+- Only what `Product.events` declares leaves: words, numbers, choices; no free text, path or message.
 - `track` writes one small file and returns; a daemon thread sends. A request takes a second at most, the exit
   waits `exit_wait` seconds at most, and after a failure nothing is tried for ten minutes and more.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
@@ -438,14 +438,30 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _refusal(product: Product, project: object, config: _Config, path: str) -> str:
-    """Who says no first: project, config file, no place for one; empty if nobody does."""
-    if project is None and product.project_file:
+def _project_file(product: Product) -> str:
+    """The product's file in the working directory, by a name that holds elsewhere; empty for none."""
+    return product.project_file and _quietly(lambda: os.path.abspath(product.project_file), "")
+
+
+def _projects(given: object, files: Iterable[str]) -> Iterator[object]:
+    """The `telemetry` sections that count: what the host gave, else those in the project's files."""
+    if given is not None:
+        yield given
+    for file in files if given is None else ():
         with suppress(OSError, ValueError):  # one that can't be read is no answer
-            project = _read_object(product.project_file, _MAX_PROJECT_FILE).get("telemetry")
-    section: Mapping[str, Any] = project if isinstance(project, Mapping) else {
-        "enabled": project is None or project is True}  # anything else is as good as a no
-    if _quietly(lambda: section.get("enabled", True) is not True, True):  # one that raises, too
+            yield _read_object(file, _MAX_PROJECT_FILE).get("telemetry")
+
+
+def _says_no(project: object) -> bool:
+    """Whether a `telemetry` section does. One that raises does, and so does anything else."""
+    if isinstance(project, Mapping):
+        return _quietly(lambda: project.get("enabled", True) is not True, True)
+    return not (project is None or project is True)
+
+
+def _refusal(projects: Iterable[object], config: _Config, path: str) -> str:
+    """Who says no first: project, config file, no place for one; empty if nobody does."""
+    if any(map(_says_no, projects)):
         return "project"
     if config is not _MISSING:
         return "" if config.enabled else path
@@ -463,7 +479,7 @@ CI_VARIABLES = tuple("""
 _PROCESS_START = time.time()  # seconds since 1970; whole ones are GA4's session id
 # The category of an exception by the name of its class or a base class: so none of them has to be imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
-    "configuration_error": "ConfigError ConfigurationError NoSectionError NoOptionError InterpolationError",
+    "configuration_error": "ConfigError ConfigurationError",
     "file_not_found": "FileNotFoundError NotADirectoryError",
     "network_error": "ConnectionError TimeoutError timeout gaierror herror URLError HTTPError SSLError "
                      "HTTPException RequestException TransportError",
@@ -608,9 +624,12 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
     placeholder, problem = _CODEGEN["tracking_id"], ""
     copies = [(product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder)]
+    # Google takes nothing without a secret: such an ID is a copy of what an earlier version of the tool had.
+    is_old = product.api_secret and not config.api_secret and re.match(
+        "https://([a-z0-9-]+[.])?google-analytics[.]com/", config.endpoint)
     if named[0]:
         found = _Destination("environment", *named)
-    elif config.endpoint and (config.endpoint, config.tracking_id) not in copies:
+    elif config.endpoint and not is_old and (config.endpoint, config.tracking_id) not in copies:
         found = _Destination("config file", config.endpoint, config.tracking_id, config.api_secret)
     else:  # the config file holds a copy of the product's endpoint and ID; a secret beside it belongs to them
         secret = product.api_secret or config.api_secret * (config.tracking_id == product.tracking_id)
@@ -828,14 +847,13 @@ _NO_ANSWER: _Answer = (0, 0.0)
 
 
 def _retry_seconds(text: str) -> float:
-    """The seconds that a Retry-After header asks for, from 1 to 24 hours'; 0 for rubbish."""
-    from calendar import timegm
-    from email.utils import parsedate  # loaded with the network code
-    try:
-        is_date = not text.strip().isdigit()
-        seconds = timegm(parsedate(text) or ()) - time.time() if is_date else float(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
+    """The seconds that a Retry-After header asks for, from 1 to 24 hours'. Raises anything for rubbish."""
+    from datetime import timezone  # loaded with the network code, as is the next
+    from email.utils import parsedate_to_datetime
+    if text.strip().isdigit():
+        return min(max(float(text), 1.0), _LAST_PAUSE)
+    date = parsedate_to_datetime(text)  # one of HTTP's forms names no zone, and means UTC
+    seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - time.time()
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
@@ -870,19 +888,22 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
-            return response.status, _retry_seconds(response.headers.get("Retry-After", ""))
+            wish = response.headers.get("Retry-After", "")
+            return response.status, _quietly(partial(_retry_seconds, wish), 0.0)
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
 
 @contextmanager
-def _sigpipe_blocked() -> Iterator[None]:
-    """For the start of threads, which inherit it: a lost connection would end a host that has its default."""
+def _signals_blocked() -> Iterator[None]:
+    """Threads that begin in here leave signals to the host's; even SIGPIPE, by which a lost connection may
+    end a process, but not those of a crash, which faulthandler reports."""
     import signal
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+    crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
     try:
         yield
     finally:
@@ -893,21 +914,24 @@ def _in_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-def _note_signals(came: list[int], handlers: dict[int, Any]) -> None:
-    """Have signals noted, instead of handled, that the host handles in Python: its handlers, by number."""
+def _note_signals(came: list[tuple[int, int]], handlers: dict[int, Any]) -> None:
+    """Have signals noted, with the process, that the host would handle in Python: its handlers, by number."""
     import signal
     try:
         for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                handlers[number] = signal.getsignal(number)
-                signal.signal(number, lambda number, frame: came.append(number))
+            handler: Any = signal.getsignal(number)
+            is_idle = getattr(handler, "__name__", "") == "_sighandler_noop"  # asyncio has a descriptor
+            if callable(handler) and not is_idle:
+                handlers[number] = handler
+                signal.signal(number, lambda number, frame: came.append((os.getpid(), number)))
     except ValueError:  # not in the main interpreter
         handlers.clear()
 
 
-def _let_signals_come(came: list[int], handlers: dict[int, Any]) -> None:
-    """Give the host its handlers back, and shortly afterwards the signals that came."""
+def _let_signals_come(came: list[tuple[int, int]], handlers: dict[int, Any]) -> None:
+    """Give the host its handlers back, and shortly afterwards the signals that came to this process."""
     import signal
+    before = handlers.copy()
     try:
         while handlers:
             number = next(iter(handlers))
@@ -916,12 +940,13 @@ def _let_signals_come(came: list[int], handlers: dict[int, Any]) -> None:
     finally:
         if handlers:  # one that came just now raised
             _let_signals_come(came, handlers)
-    numbers, main = came[:], threading.get_ident()
+    numbers, main = [number for process, number in came if process == os.getpid()], threading.get_ident()
 
     def repeat() -> None:
         time.sleep(0.01)
         for number in numbers:
-            signal.pthread_kill(main, number)
+            if signal.getsignal(number) is before.get(number):  # else it is too late for it
+                signal.pthread_kill(main, number)
 
     came.clear()
     if numbers:
@@ -946,7 +971,7 @@ class _Sender:
         self._runs = False                      # whether the threads have something to do
         self._rests: set[int] = set()           # threads about to fork; then no request begins
         self._rested = False                    # whether something is to be sent after that
-        self._signals: list[int] = []           # those that came meanwhile
+        self._signals: list[tuple[int, int]] = []  # those that came meanwhile
         self._handlers: dict[int, Any] = {}     # the host's, which have to wait
         self._loading = self._posting = False   # what they are doing: importing the network code, a request
         self._own: set[str] = set()             # events of this object that are not known to be delivered
@@ -987,7 +1012,7 @@ class _Sender:
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
-                with _sigpipe_blocked():
+                with _signals_blocked():
                     for thread in reversed(threads):
                         thread.start()
             except RuntimeError:  # none to be had
@@ -1023,13 +1048,14 @@ class _Sender:
                 if not to or names in ([], tried):  # those that still wait after a turn can't be taken
                     self._runs = False
                     return
-                tried = names
             self._loading = True  # some 50 ms, once in a process
             import encodings.idna  # noqa: F401, which a name look-up needs
             import urllib.request  # noqa: F401
             self._loading = False
-            goes_on = self._deliver(to, calls, called)
-            self._posting = False
+            if not self._rests:
+                tried = names
+                goes_on = self._deliver(to, calls, called)
+                self._posting = False
 
     def _deliver(self, to: _Destination, calls: _Calls, called: threading.Semaphore) -> bool:
         """Claim and post up to 25 events and act on the answer; False if that failed."""
@@ -1100,29 +1126,35 @@ class _Sender:
     def rest(self) -> None:
         """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
         import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
-        began = time.monotonic()
+        began = since = time.monotonic()
         self._rests.add(threading.get_ident())
-        if not any(map(threading.Thread.is_alive, self._threads)):
-            return
-        if _in_main_thread():  # what a handler of the host raises in a fork's hook would be lost
+        alive = list(filter(threading.Thread.is_alive, self._threads))
+        if alive and _in_main_thread():  # what a handler of the host raises in a fork's hook would be lost
             _note_signals(self._signals, self._handlers)
-        while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])) and (
-                time.monotonic() - began < 10 if self._loading
-                else time.monotonic() - began < _REQUEST_SECONDS and not self._signals):
+        while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])):
+            now = time.monotonic()
+            if self._loading and now - began < 10:
+                since = now
+            elif self._signals or now - since > _REQUEST_SECONDS + 0.1:
+                break
             time.sleep(0.005)
-        for thread in filter(threading.Thread.is_alive, self._threads):
-            thread.join(0.02)  # one that ends; the other one may be stuck
-        time.sleep(0.003)  # a joined thread has some last instructions before it
+        for thread in alive:
+            thread.join(0.05)  # one that ends; the other one may be stuck
+            time.sleep(0.001)  # it has some last instructions before it
+        for thread in self._threads:  # Linux counts it until it is gone
+            for _ in range(30 if hasattr(thread, "native_id") and not thread.is_alive() else 0):
+                if os.path.exists(f"/proc/self/task/{thread.native_id}"):
+                    time.sleep(0.001)
 
     def resume(self, is_parent: bool) -> None:
-        """After a fork go on, and let the signals come that came meanwhile; in the child, forget all that."""
+        """After a fork let the signals come that came meanwhile, and go on in the parent. Since Python 3.13,
+        which warns of a thread that begins here, that is left to the next event."""
         self._rests.discard(threading.get_ident())
         if not is_parent:
             self._rests.clear()
-            self._signals.clear()
         if self._rested and not self._rests:
             self._rested = False
-            if is_parent:
+            if is_parent and sys.version_info < (3, 13):
                 self.wake()
         if self._handlers and _in_main_thread():
             _let_signals_come(self._signals, self._handlers)
@@ -1261,13 +1293,13 @@ class Telemetry:
         self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci = _config_path(product), is_ci()
-        self._closed = False
+        self._project_file, self._closed = _project_file(product), False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
 
     @property
     @_never_raises(False)
     def enabled(self) -> bool:
-        """Whether events are recorded now."""
+        """Whether telemetry is on."""
         return not self._look().refusal
 
     @property
@@ -1310,7 +1342,8 @@ class Telemetry:
         if refusal and not at_all:
             return _Situation(refusal, debug)
         config = _read_config(self._path)
-        refusal = refusal or _refusal(product, self._project, config, self._path)
+        files = {self._project_file, _project_file(product)} - {""}  # the host may have gone elsewhere
+        refusal = refusal or _refusal(_projects(self._project, files), config, self._path)
         return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
     def _sender(self) -> _Sender:
