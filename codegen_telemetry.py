@@ -671,6 +671,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
 
 _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
+_HOUR = 3600 * 10 ** 6     # microseconds
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
@@ -722,10 +723,9 @@ class _Outbox:
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
-        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         with suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
-        _store(self.path(name), json.dumps(record, allow_nan=False).encode(), os.replace)
+        self._write(self.path(name), to, event)
         self._room -= 1
         if self._room < 0:  # a look costs time
             events = self.names(_EVENT)
@@ -752,6 +752,11 @@ class _Outbox:
                     event = self._load(name, to)
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
+                        ahead = event["timestamp_micros"] - time.time_ns() // 1000
+                        hours = (ahead - _HOUR // 60) // _HOUR + 1
+                        if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
+                            event["timestamp_micros"] -= hours * _HOUR
+                            self._write(self.path(claim, name), to, event)  # for it never changes again
                         events[name] = event
                     else:
                         os.unlink(self.path(name))
@@ -762,17 +767,19 @@ class _Outbox:
         """Whether a claim holds what it held; another process may have given it back, or deleted it."""
         return self.names(_EVENT, claim) == sorted(events)
 
+    def _write(self, path: str, to: _Destination, event: dict[str, Any]) -> None:
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
+        _store(path, json.dumps(record, allow_nan=False).encode(), os.replace)
+
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
             record = _read_object(self.path(name))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
-            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
-            hours = int((int(name[:16]) / 1e6 - time.time() - 60) // 3600) + 1
-            if hours > 0:  # the clock was ahead, by whole hours as a rule; GA4 takes no events of the future
-                event["timestamp_micros"] -= hours * 3600 * 10 ** 6
+            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict) and (
+                type(event.get("timestamp_micros")) is int)
             return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, RecursionError):
             return None
 
     def _tidy(self, client_id: str) -> None:
@@ -847,7 +854,7 @@ _NO_ANSWER: _Answer = (0, 0.0)
 
 
 def _retry_seconds(text: str) -> float:
-    """The seconds that a Retry-After header asks for, from 1 to 24 hours'. Raises anything for rubbish."""
+    """The seconds that a Retry-After header asks for, from one to a day's. Raises anything for rubbish."""
     from datetime import timezone  # loaded with the network code, as is the next
     from email.utils import parsedate_to_datetime
     if text.strip().isdigit():
@@ -903,8 +910,9 @@ def _signals_blocked() -> Iterator[None]:
         yield
         return
     crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -1005,20 +1013,24 @@ class _Sender:
             if (self._runs or self._rests or self._leave_by < float("inf") or sys.is_finalizing()
                     or 0 < threading.stack_size() < _MIN_STACK):
                 return
-            self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
             calls: _Calls = []
-            called, threads = threading.Semaphore(0), self._threads[:0]
+            called = threading.Semaphore(0)
+            threads: list[threading.Thread] = []
             try:
+                self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
                 with _signals_blocked():
                     for thread in reversed(threads):
                         thread.start()
-            except RuntimeError:  # none to be had
-                called.release()
-            finally:  # Ctrl-C may have come before one of the starts, too
+            except RuntimeError:
+                pass  # none to be had
+            finally:  # a signal handler may have raised anywhere, even in here
+                self._runs = False
                 self._runs = any(thread.is_alive() for thread in threads[:1])
+                if not self._runs:
+                    called.release()
 
     def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that posts, until it is called for nothing."""
@@ -1569,12 +1581,12 @@ def _decided(product: Product, enabled: bool) -> int:
         try:
             if enabled and not before.enabled and before is not _MISSING:
                 outbox.clear()  # an event may have come during the `disable`
-            if before.problem and before is not _MISSING:
-                if not enabled:
-                    raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which "
-                                     "keeps telemetry off")
-                _patiently(partial(os.replace, path, path + ".bak"))
             if before.problem:
+                if before is not _MISSING:
+                    if not enabled:
+                        raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which "
+                                         "keeps telemetry off")
+                    _patiently(partial(os.replace, path, path + ".bak"))
                 _create_config(product, path, enabled)
             with _editing(path, 2.0, durable=True) as document:
                 document["telemetry"]["enabled"] = enabled

@@ -3500,23 +3500,31 @@ class ExitTests(DeliveryCase):
         self.assertLess(time.monotonic() - began, .45)
 
     @unittest.skipUnless(POSIX, "signals")
-    def test_an_interrupt_between_the_starts_of_two_threads_does_not_stop_the_sending(self) -> None:
+    def test_an_interrupt_while_the_threads_start_neither_stops_the_sending_nor_leaves_a_thread(self) -> None:
         server = self.server()
-        for number in (1, 2):
+        for number in (1, 2, 3):
             ended = self.run_child("""
-                real, count = threading.Thread.start, []
-                def start(thread):
-                    real(thread)
+                names, count = ["start", "start", "is_alive"], []
+                name = names[int(sys.argv[1]) - 1]
+                real = getattr(threading.Thread, name)
+                def interrupted(thread):
+                    result = real(thread)
                     count.append(1)
-                    if len(count) == int(sys.argv[1]): raise KeyboardInterrupt
-                threading.Thread.start = start
+                    if len(count) == int(sys.argv[1]) % 3 or name == "is_alive" and len(count) == 1:
+                        raise KeyboardInterrupt
+                    return result
+                setattr(threading.Thread, name, interrupted)
                 try: record(10 * int(sys.argv[1]))
                 except KeyboardInterrupt: print("interrupted")
                 record(10 * int(sys.argv[1]) + 1)
                 print(mine.flush(5))
+                for _ in range(500):
+                    if threading.active_count() > 1: time.sleep(.01)
+                print(threading.active_count())
             """, self.environment(server), number)
-            self.assertEqual((ended.code, ended.lines), (0, ["interrupted", "True"]), ended.err)
-        self.assertEqual({event["params"]["generator_count"] for event in server.events}, {10, 11, 20, 21})
+            self.assertEqual((ended.code, ended.lines), (0, ["interrupted", "True", "1"]), ended.err)
+        self.assertEqual({event["params"]["generator_count"] for event in server.events},
+                         {10, 11, 20, 21, 30, 31})
 
     def test_network_code_that_can_not_be_loaded_leaves_no_claim(self) -> None:
         ended = self.run_child("""
@@ -4068,22 +4076,35 @@ class BoundTests(DeliveryCase):
         self.assertEqual((ended.code, ended.lines[0], ended.lines[-1]), (0, "True", "0"), ended.err)
         self.assert_arrived([1], server.events)
 
-    def test_what_was_recorded_while_the_clock_was_ahead_is_not_sent_as_of_the_future(self) -> None:
-        """Analytics takes the past only; the hours of a time zone are what clocks are wrong by."""
-        server, ahead = self.server(), (3600, 7200, 86400, 1800, 70)
+    def test_what_was_recorded_while_the_clock_was_ahead_is_sent_as_of_the_past(self) -> None:
+        """Analytics takes nothing else; the hours of a time zone are what clocks are wrong by. A time stamp
+        that was sent never changes."""
+        server, ahead = self.server(500), (3600, 7200, 86400, 5400, 70, 30)
         env = self.environment(server)
-        began = time.time()
-        self.run_child("""
-            threading.Thread.start, clock, micros = lonely, time.time, time.time_ns
-            for number, seconds in enumerate(map(int, sys.argv[1:]), 1):
+        shift = textwrap.dedent("""
+            clock, micros = time.time, time.time_ns
+            def shift(seconds):
                 time.time, time.time_ns = lambda: clock() + seconds, lambda: micros() + seconds * 10 ** 9
+        """)
+        began = time.time()
+        self.run_child(shift + textwrap.dedent("""
+            threading.Thread.start = lonely
+            for number, seconds in enumerate(map(int, sys.argv[1:]), 1):
+                shift(seconds)
                 record(number)
-        """, env, *ahead)
-        self.sweep(env)
-        found = {number: stamps[0] / 1e6 for number, stamps in self.arrivals(server.events).items()}
-        self.assertEqual(set(found), {1, 2, 3, 4, 5})
-        for number, seconds in found.items():
-            self.assertTrue(began - (3600 if number > 3 else 0) <= seconds <= time.time(), (number, seconds))
+        """), env, *ahead)
+        for answer, later in ((500, 0), (204, 4000)):
+            server.answer = answer
+            self.run_child(shift + f"shift({later})\nrecord(0)\nmine.flush(15)", env)
+            self.expire_pause(self.outbox)
+        self.assertEqual(self.waiting(), [])
+        found = self.arrivals(server.events)
+        self.assertEqual({number: (len(stamps), len(set(stamps))) for number, stamps in found.items()},
+                         dict.fromkeys(range(1, 7), (2, 1)))
+        for number, stamps in found.items():
+            hour = {3: 0, 4: 1800, 5: 3530}.get(number, 0)
+            off = stamps[0] / 1e6 - began + hour - (30 if number == 6 else 0)
+            self.assertTrue(0 <= off <= time.time() - began, (number, off))
 
     def test_stamps_of_a_process_never_repeat_on_a_coarse_clock(self) -> None:
         """As that of Windows, which ticks each 15.6 ms."""
