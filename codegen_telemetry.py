@@ -375,19 +375,21 @@ def _locked(path: str, wait: float) -> Iterator[None]:
                     _unlink(os.path.join(os.path.dirname(path), name))
             _unlink(lock)
         try:
-            os.close(_patiently(lambda: os.open(lock, flags, 0o600)))
-            _stamp(lock)
-            mine = os.stat(lock).st_mtime_ns
+            file = _patiently(lambda: os.open(lock, flags, 0o600))
             break
         except FileExistsError:
             if time.monotonic() >= deadline:
                 raise OSError(f"another process holds {lock}") from None
             time.sleep(0.01)
+    mine = 0
     try:
+        os.close(file)
+        _stamp(lock)
+        mine = os.stat(lock).st_mtime_ns
         yield
     finally:
         with suppress(OSError):
-            if os.stat(lock).st_mtime_ns == mine:  # else we slept, and another process broke it
+            if mine in (0, os.stat(lock).st_mtime_ns):  # else we slept, and another process broke it
                 os.unlink(lock)
 
 
@@ -865,9 +867,10 @@ def _retry_seconds(text: str) -> float:
 
 
 def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool],
-          sockets: list[Any]) -> _Answer:
+          cuts: _Calls) -> _Answer:
     """Send one request, if we still may once the connection stands: the caller bounds its time as a whole,
-    and may shut what it finds in `sockets`."""
+    and may call what it finds in `cuts` to end it."""
+    import socket
     from http import client
     from urllib import request as urllib
     is_secure = to.endpoint.lower().startswith("https")
@@ -876,7 +879,8 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[],
     class Connection(kind):  # type: ignore[misc]
         def connect(self) -> None:
             super().connect()  # which may take its time to look the name up
-            sockets.append(self.sock)
+            # the method of a plain socket, for that of an SSLSocket has it go on without encryption
+            cuts.append(partial(socket.socket.shutdown, self.sock, socket.SHUT_RDWR))
             if not may_send():
                 raise TimeoutError("too late, or no longer allowed")
 
@@ -922,44 +926,55 @@ def _in_main_thread() -> bool:
     return threading.get_ident() == threading.main_thread().ident
 
 
-def _note_signals(came: list[tuple[int, int]], handlers: dict[int, Any]) -> None:
-    """Have signals noted, with the process, that the host would handle in Python: its handlers, by number."""
-    import signal
-    try:
-        for number in signal.valid_signals():
-            handler: Any = signal.getsignal(number)
-            is_idle = getattr(handler, "__name__", "") == "_sighandler_noop"  # asyncio has a descriptor
-            if callable(handler) and not is_idle:
-                handlers[number] = handler
-                signal.signal(number, lambda number, frame: came.append((os.getpid(), number)))
-    except ValueError:  # not in the main interpreter
-        handlers.clear()
+class _Signals:
+    """Keeps signals that the host handles in Python from their handlers while we wait in a hook of a fork, in
+    the main thread: what a handler raises there would be lost."""
 
+    def __init__(self) -> None:
+        self.came: list[tuple[int, int]] = []   # to which process, and its number
+        self.handlers: dict[int, Any] = {}      # the host's, by number
 
-def _let_signals_come(came: list[tuple[int, int]], handlers: dict[int, Any]) -> None:
-    """Give the host its handlers back, and shortly afterwards the signals that came to this process."""
-    import signal
-    before = handlers.copy()
-    try:
-        while handlers:
-            number = next(iter(handlers))
-            signal.signal(number, handlers[number])
-            del handlers[number]
-    finally:
-        if handlers:  # one that came just now raised
-            _let_signals_come(came, handlers)
-    numbers, main = [number for process, number in came if process == os.getpid()], threading.get_ident()
+    def _note(self, number: int, frame: object) -> None:
+        self.came.append((os.getpid(), number))
 
-    def repeat() -> None:
-        time.sleep(0.01)
-        for number in numbers:
-            if signal.getsignal(number) is before.get(number):  # else it is too late for it
-                signal.pthread_kill(main, number)
+    def hold(self) -> None:
+        """Note the signals that come from now on."""
+        import signal
+        try:
+            for number in signal.valid_signals():
+                handler: Any = signal.getsignal(number)
+                is_idle = getattr(handler, "__name__", "") == "_sighandler_noop"  # asyncio has a descriptor
+                if callable(handler) and not is_idle:
+                    self.handlers[number] = handler
+                    signal.signal(number, self._note)
+        except ValueError:  # not in the main interpreter
+            self.handlers.clear()
 
-    came.clear()
-    if numbers:
-        with suppress(RuntimeError):  # no thread to be had
-            threading.Thread(None, repeat, daemon=True).start()
+    def release(self) -> None:
+        """Give the host its handlers back and, shortly afterwards, the signals that came to this process."""
+        import signal
+        before = self.handlers.copy()
+        try:
+            while self.handlers:
+                number = next(iter(self.handlers))
+                if signal.getsignal(number) == self._note:  # else a hook of the host has set another one
+                    signal.signal(number, self.handlers[number])
+                del self.handlers[number]
+        finally:
+            if self.handlers:  # one that came just now raised
+                self.release()
+        numbers = [number for process, number in self.came if process == os.getpid()]
+        main, self.came = threading.get_ident(), []
+
+        def repeat() -> None:
+            time.sleep(0.01)
+            for number in numbers:
+                if signal.getsignal(number) is before.get(number):  # else it is too late for it
+                    signal.pthread_kill(main, number)
+
+        if numbers:
+            with suppress(RuntimeError):  # no thread to be had
+                threading.Thread(None, repeat, daemon=True).start()
 
 
 class _Sender:
@@ -979,8 +994,7 @@ class _Sender:
         self._runs = False                      # whether the threads have something to do
         self._rests: set[int] = set()           # threads about to fork; then no request begins
         self._rested = False                    # whether something is to be sent after that
-        self._signals: list[tuple[int, int]] = []  # those that came meanwhile
-        self._handlers: dict[int, Any] = {}     # the host's, which have to wait
+        self._signals = _Signals()              # those that come meanwhile
         self._loading = self._posting = False   # what they are doing: importing the network code, a request
         self._own: set[str] = set()             # events of this object that are not known to be delivered
         self._lost = False                      # one of them was refused or thrown away
@@ -1075,14 +1089,14 @@ class _Sender:
             return time.monotonic() < end and self.outbox.holds(claim, events) and to == self._look()
 
         def call() -> None:
-            answers.append(_quietly(partial(_post, to, list(events.values()), may_send, sockets), _NO_ANSWER))
+            answers.append(_quietly(partial(_post, to, list(events.values()), may_send, cuts), _NO_ANSWER))
             answered.set()
 
         claim, events = self.outbox.take(to, self._own)
         began = time.monotonic()
         end, is_over = began + _REQUEST_SECONDS, False
         answers: list[_Answer] = []
-        sockets: list[Any] = []
+        cuts: _Calls = []
         answered = threading.Event()
         self._posting = bool(events)
         if not events or self._leave_by - began <= self._fair or not may_send():
@@ -1094,8 +1108,8 @@ class _Sender:
             is_over = time.monotonic() >= min(end, self._leave_by)
             answered.wait(0.02)
         answer = answers[0] if answers else None
-        for socket in () if answer else sockets:  # let the other thread end
-            _quietly(partial(socket.shutdown, 2), None)
+        for cut in () if answer else cuts:
+            _quietly(cut, None)  # so that the other thread ends
         if not answer and time.monotonic() - began < self._fair:
             return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
         return self._settle(to, claim, events, answer or _NO_ANSWER)
@@ -1141,13 +1155,13 @@ class _Sender:
         began = since = time.monotonic()
         self._rests.add(threading.get_ident())
         alive = list(filter(threading.Thread.is_alive, self._threads))
-        if alive and _in_main_thread():  # what a handler of the host raises in a fork's hook would be lost
-            _note_signals(self._signals, self._handlers)
+        if alive and _in_main_thread():
+            self._signals.hold()
         while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])):
             now = time.monotonic()
             if self._loading and now - began < 10:
                 since = now
-            elif self._signals or now - since > _REQUEST_SECONDS + 0.1:
+            elif self._signals.came or now - since > _REQUEST_SECONDS + 0.1:
                 break
             time.sleep(0.005)
         for thread in alive:
@@ -1168,8 +1182,8 @@ class _Sender:
             self._rested = False
             if is_parent and sys.version_info < (3, 13):
                 self.wake()
-        if self._handlers and _in_main_thread():
-            _let_signals_come(self._signals, self._handlers)
+        if self._signals.handlers and _in_main_thread():
+            self._signals.release()
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
@@ -1432,7 +1446,7 @@ class Telemetry:
     def _is_first_run(self, config: _Config) -> bool:
         """Whether the notice is shown in this run, by this process or by one that ran beside it."""
         run_seconds = time.time() - _PROCESS_START + 0.01  # for the times of files are coarse
-        is_new = not config.notice_shown or _age(self._path) < run_seconds
+        is_new = not config.notice_shown or _age(self._path) < min(run_seconds, _STALE_SECONDS)
         return bool(_shared(f"first_run_{self._path}", is_new))
 
     def _open_way(self, seen: _Situation) -> _Destination | None:

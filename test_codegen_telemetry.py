@@ -1011,6 +1011,25 @@ class ConfigTests(BasicCase):
         self.assertEqual({document["client_id"] for _, _, document in server.requests}, {ids[2]})
         self.assertEqual((len(server.events), self.waiting()), (2, []))
 
+    def test_an_interrupt_while_the_lock_is_taken_leaves_none(self) -> None:
+        self.write_config()
+        code = """
+            utime, calls = os.utime, []
+            def interrupted(path, times):
+                if path.endswith(".lock") and not calls:
+                    calls.append(path)
+                    raise KeyboardInterrupt
+                utime(path, times)
+            os.utime = interrupted
+            try: main(["disable"])
+            except KeyboardInterrupt: answers.append(len(calls))
+            answers.append(main(["disable"]))
+            """
+        program = textwrap.dedent(ASK) + textwrap.dedent(code) + "\nprint(answers)"
+        done, _ = self.run_code(program, self.environment(), "[]")
+        self.assertEqual((done.stdout, sorted(path.name for path in self.folder.iterdir())),
+                         ("[1, 0]\n", ["config.json"]), done.stderr)
+
     def test_a_writer_that_slept_for_long_undoes_no_disable_and_releases_no_lock_of_others(self) -> None:
         """As in a laptop that was closed: its lock is broken meanwhile."""
         program = textwrap.dedent("""
@@ -1195,6 +1214,20 @@ class NoticeTests(BasicCase):
         self.assertEqual((server.requests, len(self.waiting())), ([], 8))
         self.run_code(OWN_TRACK, self.environment(), server.url)
         self.assertEqual((len(server.events), self.waiting()), (9, []))
+
+    def test_a_process_that_runs_for_long_is_not_in_its_first_run_because_the_file_is_written(self) -> None:
+        """By `enable`, or by the Node.js CLI, before its first event."""
+        server = self.server()
+        self.write_config()
+        os.utime(str(self.config), (time.time() - 20, time.time() - 20))
+        code = f"""
+            codegen_telemetry._PROCESS_START -= 100
+            product = Product(endpoint={server.url!r}, tracking_id="G-1", api_secret="own")
+            telemetry = Telemetry(product)
+            telemetry.track("init_executed")
+            answers.append(telemetry.flush(15))
+            """
+        self.assertEqual((self.ask(code, []), len(server.events)), ([True], 1))
 
     @unittest.skipUnless(POSIX, "redirections by /bin/sh")
     def test_nobody_is_counted_before_the_notice_was_seen(self) -> None:
@@ -1806,6 +1839,19 @@ class WireTests(BasicCase):
         for head in (tunnel.asked.get(timeout=1), tunnel.asked.get(timeout=1)):
             self.assertRegex(head, rf"^CONNECT collector\.invalid:{server.port} HTTP/1\.[01]\r\n")
             self.assertRegex(head, r"(?i)\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n")
+        server.answer = dripping
+        done, _ = self.run_code("""
+            import ssl, threading, time
+            ssl.SSLSocket.shutdown = lambda *how: print("what is sent now is not encrypted")
+            from codegen_telemetry import Telemetry
+            telemetry = Telemetry()
+            telemetry.track("init_executed")
+            telemetry.flush(5)
+            for _ in range(300):
+                if threading.active_count() > 1: time.sleep(.01)
+            print(threading.active_count())
+        """, self.environment(CODEGEN_TELEMETRY_ENDPOINT=local, **trusted))
+        self.assertEqual((done.stdout, done.stderr), ("1\n", ""))
 
     deliver = """
         for number, row in enumerate(rows):
@@ -2914,7 +2960,8 @@ class CrowdTests(DeliveryCase):
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_a_signal_during_a_fork_meets_the_handler_of_its_time_only(self) -> None:
         """A handler that is gone by then is not followed by the default, which may end the process; an event
-        loop, which is told of signals by a descriptor, hears of it once; and a child gets its own."""
+        loop, which is told of signals by a descriptor, hears of it once; a child gets its own, and keeps the
+        handlers that a hook of the host has set for it."""
         server = self.server(silent)
         env = self.environment(server, **self.another_home("scoped"))
         scoped = self.child("""
@@ -2951,8 +2998,20 @@ class CrowdTests(DeliveryCase):
                 os._exit(0)
             sys.exit(code_of(child))
         """, self.environment(server, **self.another_home("child")), flags=("-S", "-W", "ignore"))
-        found = [(ended.code, ended.err, ended.lines) for ended in self.together([scoped, loop, child])]
-        self.assertEqual(found, [(0, "", []), (0, "", ["told"]), (0, "", ["child True"])])
+        own = self.child("""
+            def default(): signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.register_at_fork(after_in_child=default)  # before that of telemetry
+            signal.signal(signal.SIGTERM, lambda *ignored: None)
+            record(1)
+            time.sleep(.2)
+            child = os.fork()
+            if not child:
+                print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, flush=True)
+                os._exit(0)
+            sys.exit(code_of(child))
+        """, self.environment(server, **self.another_home("own")), flags=("-S", "-W", "ignore"))
+        found = [(ended.code, ended.err, ended.lines) for ended in self.together([scoped, loop, child, own])]
+        self.assertEqual(found, [(0, "", []), (0, "", ["told"]), (0, "", ["child True"]), (0, "", ["True"])])
 
     @unittest.skipUnless(hasattr(os, "fork"), "fork")
     def test_flush_beside_forks_of_another_thread_waits_for_them(self) -> None:
