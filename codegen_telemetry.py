@@ -1074,14 +1074,13 @@ class _Sender:
                 if not to or names in ([], tried):  # those that still wait after a turn can't be taken
                     self._runs = False
                     return
+                tried = names
             self._loading = True  # some 50 ms, once in a process
             import encodings.idna  # noqa: F401, which a name look-up needs
             import urllib.request  # noqa: F401
             self._loading = False
-            if not self._rests:
-                tried = names
-                goes_on = self._deliver(to, calls, called)
-                self._posting = False
+            goes_on = self._deliver(to, calls, called)
+            self._posting = False
 
     def _deliver(self, to: _Destination, calls: _Calls, called: threading.Semaphore) -> bool:
         """Claim and post up to 25 events and act on the answer; False if that failed."""
