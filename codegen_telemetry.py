@@ -627,8 +627,8 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     placeholder, problem = _CODEGEN["tracking_id"], ""
     copies = [(product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder)]
     # Google takes nothing without a secret: such an ID is a copy of what an earlier version of the tool had.
-    is_old = product.api_secret and not config.api_secret and re.match(
-        "https://([a-z0-9-]+[.])?google-analytics[.]com/", config.endpoint)
+    is_old = product.api_secret and not config.api_secret and re.fullmatch(
+        "https://([a-z0-9-]+[.])?google-analytics[.]com/mp/collect", config.endpoint)
     if named[0]:
         found = _Destination("environment", *named)
     elif config.endpoint and not is_old and (config.endpoint, config.tracking_id) not in copies:
@@ -727,7 +727,7 @@ class _Outbox:
         name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
         with suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
-        self._write(self.path(name), to, event)
+        self._write(name, to, event)
         self._room -= 1
         if self._room < 0:  # a look costs time
             events = self.names(_EVENT)
@@ -758,8 +758,9 @@ class _Outbox:
                         hours = (ahead - _HOUR // 60) // _HOUR + 1
                         if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
                             event["timestamp_micros"] -= hours * _HOUR
-                            self._write(self.path(claim, name), to, event)  # for it never changes again
                         events[name] = event
+                        if hours > 0:  # and never changes it again
+                            self._write(name, to, event, claim)
                     else:
                         os.unlink(self.path(name))
         _stamp(self.path(claim))
@@ -769,9 +770,11 @@ class _Outbox:
         """Whether a claim holds what it held; another process may have given it back, or deleted it."""
         return self.names(_EVENT, claim) == sorted(events)
 
-    def _write(self, path: str, to: _Destination, event: dict[str, Any]) -> None:
+    def _write(self, name: str, to: _Destination, event: dict[str, Any], *claim: str) -> None:
         record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
-        _store(path, json.dumps(record, allow_nan=False).encode(), os.replace)
+        target = self.path(*claim, name)
+        _store(self.path(name), json.dumps(record, allow_nan=False).encode(),
+               lambda temporary, _: os.replace(temporary, target))
 
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
@@ -913,13 +916,17 @@ def _signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+    crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS,
+               signal.SIGTRAP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:  # a handler may have raised before it
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_main_thread() -> bool:
@@ -944,7 +951,7 @@ class _Signals:
             for number in signal.valid_signals():
                 handler: Any = signal.getsignal(number)
                 is_idle = getattr(handler, "__name__", "") == "_sighandler_noop"  # asyncio has a descriptor
-                if callable(handler) and not is_idle:
+                if callable(handler) and not is_idle and number not in self.handlers:
                     self.handlers[number] = handler
                     signal.signal(number, self._note)
         except ValueError:  # not in the main interpreter
@@ -953,7 +960,6 @@ class _Signals:
     def release(self) -> None:
         """Give the host its handlers back and, shortly afterwards, the signals that came to this process."""
         import signal
-        before = self.handlers.copy()
         try:
             while self.handlers:
                 number = next(iter(self.handlers))
@@ -969,7 +975,7 @@ class _Signals:
         def repeat() -> None:
             time.sleep(0.01)
             for number in numbers:
-                if signal.getsignal(number) is before.get(number):  # else it is too late for it
+                if callable(signal.getsignal(number)):  # else it is too late for it
                     signal.pthread_kill(main, number)
 
         if numbers:
@@ -1044,6 +1050,7 @@ class _Sender:
                 self._runs = False
                 self._runs = any(thread.is_alive() for thread in threads[:1])
                 if not self._runs:
+                    self._threads = [] if self._threads is threads else self._threads
                     called.release()
 
     def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
@@ -1053,7 +1060,10 @@ class _Sender:
 
     def _run(self, calls: _Calls, called: threading.Semaphore) -> None:
         """The thread that decides, and ends the other one."""
-        _quietly(partial(self._send, calls, called), None)
+        with self._lock:  # after `wake`, which may have been interrupted and have given us up
+            is_wanted = threading.current_thread() in self._threads
+        if is_wanted:
+            _quietly(partial(self._send, calls, called), None)
         called.release()
         with self._lock:
             if threading.current_thread() in self._threads:
@@ -1068,8 +1078,9 @@ class _Sender:
             with self._lock:  # one step with the end of the threads, so that no event falls between
                 names = self.outbox.waiting(to) if to else []
                 left = self._leave_by - time.monotonic()
-                if self._rests or left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
-                    self._rested = bool(self._rests and names)
+                rests = self._rests and tried
+                if rests or left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
+                    self._rested = bool(rests and names)
                     names = []  # the exit waits for this run's events, and for no request that is cut short
                 if not to or names in ([], tried):  # those that still wait after a turn can't be taken
                     self._runs = False
@@ -1367,7 +1378,9 @@ class Telemetry:
         if refusal and not at_all:
             return _Situation(refusal, debug)
         config = _read_config(self._path)
-        files = {self._project_file, _project_file(product)} - {""}  # the host may have gone elsewhere
+        files = [product.project_file] * bool(product.project_file)
+        if self._project_file != _project_file(product):  # the host has gone elsewhere
+            files.append(self._project_file)
         refusal = refusal or _refusal(_projects(self._project, files), config, self._path)
         return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
@@ -1445,8 +1458,8 @@ class Telemetry:
     def _is_first_run(self, config: _Config) -> bool:
         """Whether the notice is shown in this run, by this process or by one that ran beside it."""
         run_seconds = time.time() - _PROCESS_START + 0.01  # for the times of files are coarse
-        is_new = not config.notice_shown or _age(self._path) < min(run_seconds, _STALE_SECONDS)
-        return bool(_shared(f"first_run_{self._path}", is_new))
+        is_first = _shared(f"first_run_{self._path}", not config.notice_shown)
+        return bool(is_first or _age(self._path) < min(run_seconds, _STALE_SECONDS))
 
     def _open_way(self, seen: _Situation) -> _Destination | None:
         """Where events may go now; None for nowhere."""
