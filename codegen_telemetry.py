@@ -1028,16 +1028,16 @@ class _Sender:
 
     def wake(self) -> None:
         """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
+        threads: list[threading.Thread] = []
         with self._lock:
             self._rested = self._rested or bool(self._rests)
             if (self._runs or self._rests or self._leave_by < float("inf") or sys.is_finalizing()
                     or 0 < threading.stack_size() < _MIN_STACK):
                 return
-            calls: _Calls = []
-            called = threading.Semaphore(0)
-            threads: list[threading.Thread] = []
             try:
                 self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
+                calls: _Calls = []
+                called = threading.Semaphore(0)
                 threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
                             for work in (self._run, self._call)]
                 self._threads = threads
@@ -1049,7 +1049,7 @@ class _Sender:
             finally:  # a signal handler may have raised anywhere, even in here
                 self._runs = False
                 self._runs = any(thread.is_alive() for thread in threads[:1])
-                if not self._runs:
+                if threads and not self._runs:
                     self._threads = [] if self._threads is threads else self._threads
                     called.release()
 
