@@ -370,9 +370,10 @@ def _locked(path: str, wait: float) -> Iterator[None]:
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
     while True:
         if _age(lock) > _STALE_SECONDS:
-            for name in os.listdir(os.path.dirname(path)):  # its holder, if it only slept, must not go on
-                if re.fullmatch(re.escape(os.path.basename(path)) + _TEMPORARY, name):
-                    _unlink(os.path.join(os.path.dirname(path), name))
+            folder, file_name = os.path.split(path)
+            for name in os.listdir(folder):  # its holder, if it only slept, must not go on
+                if re.fullmatch(re.escape(file_name) + _TEMPORARY, name):
+                    _unlink(os.path.join(folder, name))
             _unlink(lock)
         try:
             file = _patiently(lambda: os.open(lock, flags, 0o600))
@@ -440,18 +441,20 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _project_file(product: Product) -> str:
-    """The product's file in the working directory, by a name that holds elsewhere; empty for none."""
-    return product.project_file and _quietly(lambda: os.path.abspath(product.project_file), "")
+def _absolute(file: str) -> str:
+    """The file by a name that holds in any working directory; empty for none."""
+    return file and _quietly(lambda: os.path.abspath(file), "")
 
 
-def _projects(given: object, files: Iterable[str]) -> Iterator[object]:
-    """The `telemetry` sections that count: what the host gave, else those in the project's files."""
+def _projects(given: object, file: str, start: str) -> Iterator[object]:
+    """The `telemetry` sections that count: what the host gave, else those in the project's file here and, by
+    its absolute name `start`, where the tool began."""
     if given is not None:
         yield given
-    for file in files if given is None else ():
+        return
+    for name in filter(None, (file, "" if start == _absolute(file) else start)):
         with suppress(OSError, ValueError):  # one that can't be read is no answer
-            yield _read_object(file, _MAX_PROJECT_FILE).get("telemetry")
+            yield _read_object(name, _MAX_PROJECT_FILE).get("telemetry")
 
 
 def _says_no(project: object) -> bool:
@@ -639,8 +642,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
     url = re.fullmatch(r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
-    if found.source == "product" and (
-            not found.api_secret or found.measurement_id in ("", placeholder)):
+    if found.source == "product" and (not found.api_secret or found.measurement_id in ("", placeholder)):
         problem = f"{product.command} has no measurement ID and secret of its own"
     elif not url or int(url.group(1) or 0) > 65535:
         problem = (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII without a "
@@ -754,13 +756,12 @@ class _Outbox:
                     event = self._load(name, to)
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
+                        events[name] = event
                         ahead = event["timestamp_micros"] - time.time_ns() // 1000
                         hours = (ahead - _HOUR // 60) // _HOUR + 1
                         if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
                             event["timestamp_micros"] -= hours * _HOUR
-                        events[name] = event
-                        if hours > 0:  # and never changes it again
-                            self._write(name, to, event, claim)
+                            self._write(name, to, event, claim)  # so that it never changes again
                     else:
                         os.unlink(self.path(name))
         _stamp(self.path(claim))
@@ -1050,7 +1051,8 @@ class _Sender:
                 self._runs = False
                 self._runs = any(thread.is_alive() for thread in threads[:1])
                 if threads and not self._runs:
-                    self._threads = [] if self._threads is threads else self._threads
+                    if self._threads is threads:
+                        self._threads = []
                     called.release()
 
     def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
@@ -1329,7 +1331,7 @@ class Telemetry:
         self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci = _config_path(product), is_ci()
-        self._project_file, self._closed = _project_file(product), False
+        self._project_file, self._closed = _absolute(product.project_file), False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
 
     @property
@@ -1378,10 +1380,8 @@ class Telemetry:
         if refusal and not at_all:
             return _Situation(refusal, debug)
         config = _read_config(self._path)
-        files = [product.project_file] * bool(product.project_file)
-        if self._project_file != _project_file(product):  # the host has gone elsewhere
-            files.append(self._project_file)
-        refusal = refusal or _refusal(_projects(self._project, files), config, self._path)
+        projects = _projects(self._project, product.project_file, self._project_file)
+        refusal = refusal or _refusal(projects, config, self._path)
         return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
 
     def _sender(self) -> _Sender:
