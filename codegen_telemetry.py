@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     _Answer = Tuple[int, float]  # the status and the seconds that Retry-After asks for, each 0 for none
     _Calls = List[Callable[[], None]]  # what one thread has the other one do
     _T = TypeVar("_T")
-    _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "1.0.0"
@@ -321,10 +320,9 @@ def _unlink(path: str) -> None:
 
 def _age(path: str) -> float:
     """Seconds since the file was written, without sign, for clocks are set; 0 if it is gone."""
-    try:
+    with suppress(OSError):
         return abs(time.time() - os.stat(path).st_mtime)
-    except OSError:
-        return 0.0
+    return 0.0
 
 
 def _stamp(path: str) -> None:
@@ -666,8 +664,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
     for name, value in (("measurement_id", to.measurement_id), ("api_secret", to.api_secret)):
         parts += [f"{name}={quote(value, safe='', errors='replace')}"] if value else []
     body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)),
-               "User-Agent": to.agent}
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "User-Agent": to.agent}
     return base + ("?" if parts else mark) + "&".join(parts), headers, body
 
 
@@ -675,7 +672,6 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
 
 _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
-_HOUR = 3600 * 10 ** 6     # microseconds
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
@@ -729,7 +725,8 @@ class _Outbox:
         name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
         with suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
-        self._write(name, to, event)
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
+        _store(self.path(name), json.dumps(record, allow_nan=False).encode(), os.replace)
         self._room -= 1
         if self._room < 0:  # a look costs time
             events = self.names(_EVENT)
@@ -737,12 +734,6 @@ class _Outbox:
             for old in events[:-_MAX_WAITING]:
                 _unlink(self.path(old))
         return name
-
-    def drop(self, name: str) -> None:
-        """Delete an event, and the folder if nothing else is in it."""
-        _unlink(self.path(name))
-        with suppress(OSError):
-            os.rmdir(self._folder)
 
     def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
         """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
@@ -757,11 +748,6 @@ class _Outbox:
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
                         events[name] = event
-                        ahead = event["timestamp_micros"] - time.time_ns() // 1000
-                        hours = (ahead - _HOUR // 60) // _HOUR + 1
-                        if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
-                            event["timestamp_micros"] -= hours * _HOUR
-                            self._write(name, to, event, claim)  # so that it never changes again
                     else:
                         os.unlink(self.path(name))
         _stamp(self.path(claim))
@@ -771,19 +757,12 @@ class _Outbox:
         """Whether a claim holds what it held; another process may have given it back, or deleted it."""
         return self.names(_EVENT, claim) == sorted(events)
 
-    def _write(self, name: str, to: _Destination, event: dict[str, Any], *claim: str) -> None:
-        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
-        target = self.path(*claim, name)
-        _store(self.path(name), json.dumps(record, allow_nan=False).encode(),
-               lambda temporary, _: os.replace(temporary, target))
-
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
             record = _read_object(self.path(name))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
-            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict) and (
-                type(event.get("timestamp_micros")) is int)
+            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
             return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
         except (ValueError, KeyError, RecursionError):
             return None
@@ -817,14 +796,14 @@ class _Outbox:
                     _unlink(self.path(folder, event))
                 os.rmdir(self.path(folder))
 
-    def clear(self) -> None:
-        """Delete all that is ours. Raises OSError if something of it stays."""
+    def clear(self, pattern: str = _OURS) -> None:
+        """Delete what is ours and matches, then the folder if empty. Raises OSError if something stays."""
         for _ in range(4):  # another process may be writing into it just now
-            for name in self.names(_OURS):
+            for name in self.names(pattern):
                 self.delete(name)
             with suppress(OSError):  # something of others may be in it
                 os.rmdir(self._folder)
-            if not self.names(_OURS):
+            if not self.names(pattern):
                 return
             time.sleep(0.01)
         raise OSError(f"its outbox can't be emptied: {self._folder}")
@@ -1214,6 +1193,10 @@ class _Sender:
 
 # === Telemetry: what the tool calls ===
 
+# All that is looked at before anything is recorded or sent.
+_Situation = namedtuple("_Situation", "refusal debug config destination",
+                        defaults=(_MISSING, _Destination("nobody", problem="it is off")))
+
 
 def _say(name: str, text: str) -> bool:
     """Write to `stdout` or `stderr`, with `?` for what it can't print; False if it is closed or full."""
@@ -1224,10 +1207,9 @@ def _say(name: str, text: str) -> bool:
         if not "┌".encode(encoding, "ignore"):  # the frame of the notice
             plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
         data, raw = plain.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
-        stream.flush()
         if raw is None:  # no real stream
             stream.write(data.decode(encoding))
-            stream.flush()
+        stream.flush()
         while raw is not None and data:  # what stays in a buffer after an error fails again when the
             written = raw.write(data)  # interpreter ends, and changes the exit code
             if not written:  # it is full, and does not block
@@ -1264,7 +1246,7 @@ def _next_stamp() -> int:
     return stamp
 
 
-def _never_raises(default: object) -> Callable[[_Method], _Method]:
+def _never_raises(default: object) -> Callable[[_T], _T]:
     """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error."""
     def decorate(method: Any) -> Any:
         @wraps(method)
@@ -1292,11 +1274,6 @@ def _is_interrupted() -> bool:
     name, code = frame.f_globals.get("__name__"), frame.f_code
     is_console = code.co_name != "<module>" or re.match("<(?!stdin>|string>)", code.co_filename)
     return name == "runpy" or name == "__main__" and not is_console
-
-
-# All that is looked at before anything is recorded or sent.
-_Situation = namedtuple("_Situation", "refusal debug config destination",
-                        defaults=(_MISSING, _Destination("nobody", problem="it is off")))
 
 
 class _Command:
@@ -1412,10 +1389,9 @@ class Telemetry:
         elif not seen.destination.problem:  # else there is nobody to send it to
             name = self._sender().record(seen.destination, shaped)
             if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
-                self._sender().outbox.drop(name)
+                self._sender().outbox.clear(name)
             elif wake:
                 self._wake(seen)
-        return None
 
     @_never_raises(None)
     def _record_command(self, began: float, params: dict[str, object], error: BaseException | None) -> None:
@@ -1424,11 +1400,10 @@ class Telemetry:
         code: object = error
         if issubclass(type(error), SystemExit):
             code = _quietly(lambda: getattr(error, "code", 1), 1)
-            code = code if code is None or isinstance(code, int) else 1
         elif _quietly(lambda: type(error).__name__, "") == "Exit":  # so click and typer end a command
             code = getattr(error, "exit_code", 1)
         wake = not issubclass(type(error), KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait
-        if code is None or code == 0:
+        if code is None or issubclass(type(code), int) and code == 0:
             return self._record("command_executed", params, wake)
         self._record("command_executed", {**params, "success": False}, wake=False)
         failed = {"command": params["command"], "error_type": error_type(error)}
@@ -1443,14 +1418,12 @@ class Telemetry:
         with suppress(OSError, ValueError):  # who doesn't get the file's lock leaves it to who has it
             if config is _MISSING:
                 _create_config(self._product, self._path, True)
-                config = _read_config(self._path)
-            if config.enabled and not (config.client_id and (self._ci or config.notice_shown)):
-                # without an ID there is no event: then, and only then, we wait for who makes one just now
-                with _editing(self._path, 0.0 if config.client_id else 0.1) as document:
-                    config = _interpreted(document)
-                    if config.enabled and not (self._ci or config.notice_shown) and _say(
-                            "stderr", _notice(self._product)):
-                        document["hasShownTelemetryNotice"] = True
+            # an enabled file without an ID means no event: then, and only then, we wait for who makes one now
+            with _editing(self._path, 0.1 if config.enabled and not config.client_id else 0.0) as document:
+                config = _interpreted(document)
+                if config.enabled and not (self._ci or config.notice_shown) and _say(
+                        "stderr", _notice(self._product)):
+                    document["hasShownTelemetryNotice"] = True
         seen = self._look()
         has_place = seen.refusal or seen.config.client_id
         return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
@@ -1603,24 +1576,23 @@ def _decided(product: Product, enabled: bool) -> int:
     telemetry = Telemetry(product)
     path, outbox = telemetry._path, telemetry._sender().outbox
     before = _read_config(path)
+    is_damaged = before.problem and before is not _MISSING
     try:
         try:
             if enabled and not before.enabled and before is not _MISSING:
                 outbox.clear()  # an event may have come during the `disable`
+            if is_damaged and not enabled:
+                raise ValueError(f"{path} is damaged ({before.problem}) and left as it is, which says no")
+            if is_damaged:
+                _patiently(partial(os.replace, path, path + ".bak"))
             if before.problem:
-                if before is not _MISSING:
-                    if not enabled:
-                        raise ValueError(f"{path} is damaged ({before.problem}) and was left as it is, which "
-                                         "keeps telemetry off")
-                    _patiently(partial(os.replace, path, path + ".bak"))
                 _create_config(product, path, enabled)
             with _editing(path, 2.0, durable=True) as document:
                 document["telemetry"]["enabled"] = enabled
         finally:
             if not enabled:
                 outbox.clear()
-        for name in outbox.names(_PAUSE):
-            outbox.delete(name)
+        outbox.clear(_PAUSE)
     except (OSError, ValueError, RecursionError) as error:
         _say("stderr", f"Could not enable telemetry: {error}\n" if enabled else
              f"Could not disable telemetry: {error}\n"

@@ -4179,59 +4179,6 @@ class BoundTests(DeliveryCase):
         self.assertEqual((ended.code, ended.lines[0], ended.lines[-1]), (0, "True", "0"), ended.err)
         self.assert_arrived([1], server.events)
 
-    def test_what_was_recorded_while_the_clock_was_ahead_is_sent_as_of_the_past(self) -> None:
-        """Analytics takes nothing else; the hours of a time zone are what clocks are wrong by. A time stamp
-        that was sent never changes."""
-        server, ahead = self.server(500), (3600, 7200, 86400, 5400, 70, 30)
-        env = self.environment(server)
-        shift = textwrap.dedent("""
-            clock, micros = time.time, time.time_ns
-            def shift(seconds):
-                time.time, time.time_ns = lambda: clock() + seconds, lambda: micros() + seconds * 10 ** 9
-        """)
-        began = time.time()
-        self.run_child(shift + textwrap.dedent("""
-            threading.Thread.start = lonely
-            for number, seconds in enumerate(map(int, sys.argv[1:]), 1):
-                shift(seconds)
-                record(number)
-        """), env, *ahead)
-        for answer, later in ((500, 0), (204, 4000)):
-            server.answer = answer
-            self.run_child(shift + f"shift({later})\nrecord(0)\nmine.flush(15)", env)
-            self.expire_pause(self.outbox)
-        self.assertEqual(self.waiting(), [])
-        found = self.arrivals(server.events)
-        self.assertEqual({number: (len(stamps), len(set(stamps))) for number, stamps in found.items()},
-                         dict.fromkeys(range(1, 7), (2, 1)))
-        for number, stamps in found.items():
-            hour = {3: 0, 4: 1800, 5: 3530}.get(number, 0)
-            off = stamps[0] / 1e6 - began + hour - (30 if number == 6 else 0)
-            self.assertTrue(0 <= off <= time.time() - began, (number, off))
-
-    def test_a_kill_or_a_full_disk_while_such_an_event_is_corrected(self) -> None:
-        """Neither holds up anything, nor stops a `disable`."""
-        server = self.server()
-        code = """
-            import errno, codegen_telemetry as module
-            stamp, replace = module._next_stamp, os.replace
-            module._next_stamp = lambda: stamp() + 7200 * 10 ** 6
-            def put(source, target):
-                if ".claim" in target and sys.argv[1] == "kill": os.kill(os.getpid(), 9)
-                if ".claim" in target: raise OSError(errno.ENOSPC, "full")
-                replace(source, target)
-            os.replace = put
-            record(1)
-            print(mine.flush(15))
-        """
-        env = self.environment(server)
-        self.assertEqual(self.run_child(code, env, "full").lines, ["True"])
-        self.assert_arrived([1], server.events)
-        if POSIX:
-            self.assertEqual(self.run_child(code, env, "kill").code, -9)
-        self.assertEqual(self.run_child("raise SystemExit(main(['disable']))", env).code, 0)
-        self.assertFalse(self.outbox.exists())
-
     def test_stamps_of_a_process_never_repeat_on_a_coarse_clock(self) -> None:
         """As that of Windows, which ticks each 15.6 ms."""
         ended = self.run_child("""
