@@ -3210,13 +3210,11 @@ class CrowdTests(DeliveryCase):
             sys.exit(os.waitpid(child, 0)[1] >> 8)
         """
         slow = self.server(late(.6))
-        for server in (self.server(), slow, self.server(silent), self.server(dripping)):
-            env = self.environment(server, **self.another_home(str(server.port)))
-            ended, = self.together([self.child(code, env)])
-            self.assertEqual((ended.code, ended.err), (3, ""))
-        env = self.environment(slow)
-        ended, = self.together([self.child("load_slowly(.5)\n" + textwrap.dedent(code), env)])
-        self.assertEqual((ended.code, ended.err), (3, ""))
+        env, loading = self.environment(slow), "load_slowly(.5)\n" + textwrap.dedent(code)
+        starts = [partial(self.child, code, self.environment(server, **self.another_home(str(server.port))))
+                  for server in (self.server(), slow, self.server(silent), self.server(dripping))]
+        found = self.crew([*starts, partial(self.child, loading, env)])
+        self.assertEqual([(ended.code, ended.err) for ended in found], [(3, "")] * 5)
         self.sweep(env)
         self.assertLessEqual({1}, set(self.arrivals(slow.events)))
 
