@@ -526,7 +526,7 @@ def error_type(exc: object) -> str:
 # === Events: what may leave? ===
 
 _MAX_NUMBER = 10 ** 9
-_MAX_ITEMS = 100  # of a list or mapping that we look at: it may be endless
+_MAX_ITEMS = 1000  # of a list or mapping that we look at: it may be endless
 
 
 def _word(value: object) -> str:

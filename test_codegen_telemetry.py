@@ -1491,7 +1491,7 @@ class EventTests(BasicCase):
             ("['/etc/passwd', 'x y', 'ok', '']", "other,ok"),
             ("['---', '=x', None, 5, b'x', ['x']]", "other"), ("['--watch', '/a', '--watch']", "watch,other"),
             ("(f'--{c}' for c in 'ab')", "a,b"), ("'--watch'", "watch"), ("'/etc/passwd'", "other"),
-            ("None", "none"),
+            ("None", "none"), ("['a'] * 500 + ['b']", "a,b"),
             ("['a' * 32, 'b' * 32, 'c' * 32, 'd']", three + ",d"),
             ("['a' * 32, 'b' * 32, 'c' * 32, 'dd']", three),
             ("itertools.repeat('a')", "a"), ("itertools.count()", "other"), ("['--' + 'x' * 10**6]", "other"),
