@@ -672,6 +672,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
 
 _MAX_WAITING = 500
 _MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
+_HOUR = 3600 * 10 ** 6     # microseconds
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
@@ -725,19 +726,33 @@ class _Outbox:
         name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
         with suppress(FileExistsError):
             os.mkdir(self._folder, 0o700)
-        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
-        _store(self.path(name), json.dumps(record, allow_nan=False).encode(), os.replace)
+        self._write(name, to, event)
         self._room -= 1
         if self._room < 0:  # a look costs time
-            events = self.names(_EVENT)
-            self._room = min(50, max(0, _MAX_WAITING - len(events)))
-            for old in events[:-_MAX_WAITING]:
-                _unlink(self.path(old))
+            self._room = min(50, _MAX_WAITING - self.trim())
         return name
+
+    def trim(self) -> int:
+        """Delete events beyond the newest 500 and the last 72 hours: how many stay. Raises OSError."""
+        events, oldest = self.names(_EVENT), f"{max(0, time.time() - _MAX_AGE) * 1e6:016.0f}"
+        kept = [name for name in events[-_MAX_WAITING:] if name > oldest]
+        for name in events[:len(events) - len(kept)]:
+            _unlink(self.path(name))
+        return len(kept)
+
+    def tidy(self, client_id: str) -> None:
+        """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
+        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "sent": -1.0, "pause": 10 * _MAX_AGE}
+        for name in self.names(_OURS):
+            ending, stamp = name.rpartition(".")[2], name[:16]
+            is_foreign = ending == "json" and name[17:25] != client_id[:8]
+            # by its own stamp, where it has one, for the clock of a file server may be hours off
+            age = abs(time.time() - int(stamp) / 1e6) if stamp.isdigit() else _age(self.path(name))
+            if is_foreign or age > limits.get(ending, _MAX_AGE):
+                (self.give_back if ending == "claim" else self.delete)(name)
 
     def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
         """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
-        self._tidy(to.client_id)
         claim = f"{to.key}-{os.getpid()}-{os.urandom(4).hex()}.claim"
         os.mkdir(self.path(claim), 0o700)
         events: dict[str, Any] = {}
@@ -748,6 +763,11 @@ class _Outbox:
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
                         events[name] = event
+                        ahead = event["timestamp_micros"] - time.time_ns() // 1000
+                        hours = (ahead - _HOUR // 60) // _HOUR + 1
+                        if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
+                            event["timestamp_micros"] -= hours * _HOUR
+                            self._write(name, to, event, claim)  # so that it never changes again
                     else:
                         os.unlink(self.path(name))
         _stamp(self.path(claim))
@@ -757,25 +777,22 @@ class _Outbox:
         """Whether a claim holds what it held; another process may have given it back, or deleted it."""
         return self.names(_EVENT, claim) == sorted(events)
 
+    def _write(self, name: str, to: _Destination, event: dict[str, Any], *claim: str) -> None:
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
+        target = self.path(*claim, name)
+        _store(self.path(name), json.dumps(record, allow_nan=False).encode(),
+               lambda temporary, _: os.replace(temporary, target))
+
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
             record = _read_object(self.path(name))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
-            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
+            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict) and (
+                type(event.get("timestamp_micros")) is int)
             return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
         except (ValueError, KeyError, RecursionError):
             return None
-
-    def _tidy(self, client_id: str) -> None:
-        """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        limits = {"claim": _STALE_SECONDS, "sent": -1.0}  # a file server's clock may be hours off: not "tmp"
-        for name in self.names(_OURS):
-            ending = name.rpartition(".")[2]
-            is_event = ending == "json"
-            age = abs(time.time() - int(name[:16]) / 1e6) if is_event else _age(self.path(name))
-            if age > limits.get(ending, _MAX_AGE) or is_event and name[17:25] != client_id[:8]:
-                (self.give_back if ending == "claim" else self.delete)(name)
 
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
@@ -783,6 +800,7 @@ class _Outbox:
             for name in self.names(_EVENT, claim):
                 os.rename(self.path(claim, name), self.path(name))
             os.rmdir(self.path(claim))
+            self.trim()
 
     def delete(self, name: str) -> None:
         """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
@@ -1056,6 +1074,8 @@ class _Sender:
         tried: list[str] = []
         while goes_on:
             to = self._look()
+            if to:
+                self.outbox.tidy(to.client_id)
             with self._lock:  # one step with the end of the threads, so that no event falls between
                 names = self.outbox.waiting(to) if to else []
                 left = self._leave_by - time.monotonic()
@@ -1127,6 +1147,8 @@ class _Sender:
         deadline = time.monotonic() + timeout
         while self._own:
             to, left = self._look(), deadline - time.monotonic()
+            if to:
+                self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
             with self._lock:
                 gone = self._own - self.outbox.present()
                 self._own -= gone  # delivered by some process, if it still may and the ID is the same
@@ -1178,6 +1200,8 @@ class _Sender:
 
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
+        if self._own:
+            _quietly(self.outbox.trim, 0)
         with self._lock:
             was_busy, now = self._runs, time.monotonic()
             self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
@@ -1237,9 +1261,9 @@ def _shared(name: str, default: Any) -> Any:
 def _next_stamp() -> int:
     """Now in microseconds since 1970, different from all others in this process."""
     taken, mine, now = _shared("stamps", {}), object(), time.time_ns() // 1000
-    stamp = now + (os.getpid() - now) % 32  # so that processes started together don't meet in a microsecond
+    stamp = now + (os.getpid() - now) % 128  # so that processes started together don't meet in a microsecond
     while taken.setdefault(stamp, mine) is not mine:  # a signal handler or a fork could find a lock held
-        stamp += 32
+        stamp += 128
     for old in list(taken) if len(taken) % 1000 == 0 else ():
         if old < now - 10 ** 7:  # not one that a thread, held up since it took its `now`, may still want
             taken.pop(old, None)
@@ -1453,7 +1477,12 @@ class Telemetry:
         to = self._open_way(seen or self._look())
         # asked by another thread, `is_alive` can disturb the main thread's end
         is_ending = _in_main_thread() and not threading.main_thread().is_alive()
-        if to and not (is_ending or self._closed) and (seen or self._sender().outbox.waiting(to)):
+        if not to or is_ending or self._closed:
+            return
+        outbox = self._sender().outbox
+        if not seen:
+            outbox.tidy(to.client_id)
+        if seen or outbox.waiting(to):
             self._sender().wake()
 
     def _at_exit(self) -> None:

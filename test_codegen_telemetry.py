@@ -2522,10 +2522,11 @@ class DeliveryCase(Case):
         return {"HOME": str(home), "USERPROFILE": str(home)}
 
     def age_claims(self, folder: Path) -> None:
-        """Make what killed processes left old enough: claims a minute, half-written files four days."""
-        for pattern, seconds in (("*.claim", 60), ("*.tmp", 4 * 86400)):
-            for path in folder.glob(pattern):
-                os.utime(str(path), (time.time() - seconds, time.time() - seconds))
+        """Make what killed processes left a minute older: claims, and half-written files."""
+        for path in [*folder.glob("*.claim"), *folder.glob("*.tmp")]:
+            os.utime(str(path), (time.time() - 60, time.time() - 60))
+            if path.name[:16].isdigit():
+                path.rename(folder / f"{int(path.name[:16]) - 60 * 10 ** 6}{path.name[16:]}")
 
     def expire_pause(self, folder: Path) -> None:
         for path in folder.glob("*.pause"):
@@ -4005,14 +4006,15 @@ class BoundTests(DeliveryCase):
 
     def test_processes_that_meet_in_a_microsecond_stay_apart(self) -> None:
         """Client and time stamp identify an event, so neighbours take different stamps at the same moment."""
+        now = int(time.time()) * 10 ** 9 + 7000
         self.write_config()
         code = """
             os.getpid = lambda: 1000 + int(sys.argv[1])
-            time.time_ns = lambda: 1_700_000_000_000_000_000 + 7
+            time.time_ns = lambda: int(sys.argv[2])
             threading.Thread.start = lonely
             record(1); record(2)
         """
-        self.together([self.child(code, self.environment(self.server()), n) for n in range(8)])
+        self.together([self.child(code, self.environment(self.server()), n, now) for n in range(8)])
         self.assertEqual(len({event["timestamp_micros"] for event in self.waiting()}), 16)
 
     def test_what_waits_under_an_id_in_capitals_is_deleted_by_disable(self) -> None:
@@ -4090,15 +4092,70 @@ class BoundTests(DeliveryCase):
         self.assertEqual((ended.code, ended.lines), (0, ["True"]), ended.err)
         self.assert_arrived([1, 2, 3], server.events)
 
-    def test_a_file_that_another_clock_stamped_is_not_taken_for_a_leftover(self) -> None:
-        self.run_child(STORE, self.environment(self.server()), 1)
+    def test_what_a_kill_left_half_written_is_deleted_after_ten_seconds(self) -> None:
+        """By the time in its name, for a file server may have another clock."""
+        env = self.environment(self.server())
+        self.run_child(STORE, env, 1)
         event = next(self.outbox.glob("*.json"))
-        for days, is_left in ((.01, True), (4, False)):
-            path = self.outbox / f"{event.name}.123-0123abcd.tmp"
+        for seconds, is_left in ((1, True), (15, False)):
+            stamp = int((time.time() - seconds) * 1e6)
+            path = self.outbox / f"{stamp}{event.name[16:]}.123-0123abcd.tmp"
             path.write_text("x")
-            os.utime(str(path), (time.time() - days * 86400,) * 2)
-            ended = self.run_child("record(2)\nprint(mine.flush(5))", self.environment(self.server()))
+            os.utime(str(path), (time.time() - 3600, time.time() - 3600))
+            ended = self.run_child("record(2)\nprint(mine.flush(5))", env)
             self.assertEqual((ended.lines, path.exists()), (["True"], is_left))
+
+    def test_500_events_wait_whoever_recorded_them_and_gave_them_back(self) -> None:
+        """Several objects, processes at once, and a request that failed."""
+        envs = [self.environment(self.server(silent), **self.another_home(name)) for name in "abc"]
+        self.run_child("for number in range(1, 601): record(number)", envs[0])
+        self.run_child("""
+            objects = [Telemetry() for _ in range(30)]
+            for one in objects:
+                for number in range(30): record(number, one)
+        """, envs[1])
+        self.crew([partial(self.child, "for number in range(150): record(number)\nprint(flush=True)", envs[2])
+                   for _ in range(6)])
+        for env in envs:
+            kept = list((Path(env["HOME"]) / self.folder.name / "outbox").glob("**/*.json"))
+            self.assertEqual(len(kept), 500)
+
+    def test_old_events_do_not_wait_for_the_end_of_a_pause(self) -> None:
+        env = self.environment(self.server(500))
+        self.run_child("record(1)\nmine.flush(5)", env)
+        self.run_child(self.CLOCK.format(-73 * 3600) + STORE, env, 2)
+        self.run_child("record(3)", env)
+        self.assertEqual([event["params"]["generator_count"] for event in self.waiting()], [1, 3])
+
+    def test_claims_of_the_dead_are_taken_over_by_who_only_waits(self) -> None:
+        """By `flush`, and by a command that has nothing of its own to send yet."""
+        code = """
+            start, threading.Thread.start = threading.Thread.start, lonely
+            record(1)
+            threading.Thread.start = start
+            folder = os.path.expanduser("~/.the-codegen-project/outbox/")
+            claim, event = folder + "00000000-1-00000000.claim/", waiting()[0]
+            os.mkdir(claim)
+            os.rename(folder + event, claim + event)
+            os.utime(claim, (time.time() - 15, time.time() - 15))
+        """
+        for more in ("print(mine.flush(5))", "with mine.command('a'): time.sleep(1)\nprint(True)"):
+            with self.subTest(more):
+                server = self.server()
+                env = self.environment(server, **PATIENT, **self.another_home(str(server.port)))
+                ended = self.run_child(textwrap.dedent(code) + more, env)
+                self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["True"]))
+                first = server.requests[0][2]["events"]
+                self.assertEqual([event["params"].get("generator_count") for event in first], [1])
+
+    def test_failures_in_a_row_are_remembered_for_weeks(self) -> None:
+        env = self.environment(self.server(500))
+        self.run_child("record(1)\nmine.flush(5)", env)
+        pause, = self.outbox.glob("*.pause")
+        self.expire_pause(self.outbox)
+        os.utime(str(pause), (time.time() - 10 * 86400,) * 2)
+        self.run_child("record(2)\nmine.flush(5)", env)
+        self.assertEqual(json.loads(pause.read_text())["failures"], 2)
 
     def test_a_long_endpoint_is_no_reason_to_throw_an_event_away(self) -> None:
         server = self.server()
@@ -4176,6 +4233,59 @@ class BoundTests(DeliveryCase):
         """, self.environment(server))
         self.assertEqual((ended.code, ended.lines[0], ended.lines[-1]), (0, "True", "0"), ended.err)
         self.assert_arrived([1], server.events)
+
+    def test_what_was_recorded_while_the_clock_was_ahead_is_sent_as_of_the_past(self) -> None:
+        """Analytics takes nothing else; the hours of a time zone are what clocks are wrong by. A time stamp
+        that was sent never changes."""
+        server, ahead = self.server(500), (3600, 7200, 86400, 5400, 70, 30)
+        env = self.environment(server)
+        shift = textwrap.dedent("""
+            clock, micros = time.time, time.time_ns
+            def shift(seconds):
+                time.time, time.time_ns = lambda: clock() + seconds, lambda: micros() + seconds * 10 ** 9
+        """)
+        began = time.time()
+        self.run_child(shift + textwrap.dedent("""
+            threading.Thread.start = lonely
+            for number, seconds in enumerate(map(int, sys.argv[1:]), 1):
+                shift(seconds)
+                record(number)
+        """), env, *ahead)
+        for answer, later in ((500, 0), (204, 4000)):
+            server.answer = answer
+            self.run_child(shift + f"shift({later})\nrecord(0)\nmine.flush(15)", env)
+            self.expire_pause(self.outbox)
+        self.assertEqual(self.waiting(), [])
+        found = self.arrivals(server.events)
+        self.assertEqual({number: (len(stamps), len(set(stamps))) for number, stamps in found.items()},
+                         dict.fromkeys(range(1, 7), (2, 1)))
+        for number, stamps in found.items():
+            hour = {3: 0, 4: 1800, 5: 3530}.get(number, 0)
+            off = stamps[0] / 1e6 - began + hour - (30 if number == 6 else 0)
+            self.assertTrue(0 <= off <= time.time() - began, (number, off))
+
+    def test_a_kill_or_a_full_disk_while_such_an_event_is_corrected(self) -> None:
+        """Neither holds up anything, nor stops a `disable`."""
+        server = self.server()
+        code = """
+            import errno, codegen_telemetry as module
+            stamp, replace = module._next_stamp, os.replace
+            module._next_stamp = lambda: stamp() + 7200 * 10 ** 6
+            def put(source, target):
+                if ".claim" in target and sys.argv[1] == "kill": os.kill(os.getpid(), 9)
+                if ".claim" in target: raise OSError(errno.ENOSPC, "full")
+                replace(source, target)
+            os.replace = put
+            record(1)
+            print(mine.flush(15))
+        """
+        env = self.environment(server)
+        self.assertEqual(self.run_child(code, env, "full").lines, ["True"])
+        self.assert_arrived([1], server.events)
+        if POSIX:
+            self.assertEqual(self.run_child(code, env, "kill").code, -9)
+        self.assertEqual(self.run_child("raise SystemExit(main(['disable']))", env).code, 0)
+        self.assertFalse(self.outbox.exists())
 
     def test_stamps_of_a_process_never_repeat_on_a_coarse_clock(self) -> None:
         """As that of Windows, which ticks each 15.6 ms."""
