@@ -1477,13 +1477,10 @@ class Telemetry:
         to = self._open_way(seen or self._look())
         # asked by another thread, `is_alive` can disturb the main thread's end
         is_ending = _in_main_thread() and not threading.main_thread().is_alive()
-        if not to or is_ending or self._closed:
-            return
-        outbox = self._sender().outbox
-        if not seen:
-            outbox.tidy(to.client_id)
-        if seen or outbox.waiting(to):
-            self._sender().wake()
+        if to and not (is_ending or self._closed):
+            outbox = self._sender().outbox
+            if seen or outbox.waiting(to) or outbox.names(_CLAIM):  # perhaps of a process that is gone
+                self._sender().wake()
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
