@@ -681,6 +681,9 @@ _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _CLAIM = "[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
 _PAUSE = "[0-9a-f]{8}[.]pause"
 _OURS = f"{_EVENT}|{_CLAIM}|{_PAUSE}|({_EVENT}|{_PAUSE}){_TEMPORARY}"
+# Seconds until a file or claim of this ending is no longer kept; a pause counts failures of weeks in a row.
+_MAX_AGES = MappingProxyType({"json": _MAX_AGE, "pause": 10 * _MAX_AGE, "claim": _STALE_SECONDS,
+                              "tmp": _STALE_SECONDS, "sent": -1.0})
 
 
 class _Outbox:
@@ -742,13 +745,12 @@ class _Outbox:
 
     def tidy(self, client_id: str) -> None:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
-        limits = {"claim": _STALE_SECONDS, "tmp": _STALE_SECONDS, "sent": -1.0, "pause": 10 * _MAX_AGE}
         for name in self.names(_OURS):
             ending, stamp = name.rpartition(".")[2], name[:16]
             is_foreign = ending == "json" and name[17:25] != client_id[:8]
             # by its own stamp, where it has one, for the clock of a file server may be hours off
             age = abs(time.time() - int(stamp) / 1e6) if stamp.isdigit() else _age(self.path(name))
-            if is_foreign or age > limits.get(ending, _MAX_AGE):
+            if is_foreign or age > _MAX_AGES[ending]:
                 (self.give_back if ending == "claim" else self.delete)(name)
 
     def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
@@ -1201,7 +1203,8 @@ class _Sender:
     def leave(self, deadline: float) -> bool:
         """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
         if self._own:
-            _quietly(self.outbox.trim, 0)
+            with suppress(OSError):  # the last of many processes leaves no more than may wait
+                self.outbox.trim()
         with self._lock:
             was_busy, now = self._runs, time.monotonic()
             self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
@@ -1478,9 +1481,9 @@ class Telemetry:
         # asked by another thread, `is_alive` can disturb the main thread's end
         is_ending = _in_main_thread() and not threading.main_thread().is_alive()
         if to and not (is_ending or self._closed):
-            outbox = self._sender().outbox
-            if seen or outbox.waiting(to) or outbox.names(_CLAIM):  # perhaps of a process that is gone
-                self._sender().wake()
+            sender = self._sender()
+            if seen or sender.outbox.waiting(to) or sender.outbox.names(_CLAIM):  # perhaps of the dead
+                sender.wake()
 
     def _at_exit(self) -> None:
         """Wait for this run's events; all copies and objects in this process share one deadline."""
