@@ -750,6 +750,8 @@ class _Outbox:
             is_foreign = ending == "json" and name[17:25] != client_id[:8]
             # by its own stamp, where it has one, for the clock of a file server may be hours off
             age = abs(time.time() - int(stamp) / 1e6) if stamp.isdigit() else _age(self.path(name))
+            if ending == "tmp":  # what corrects an event has the stamp of a wrong clock
+                age = min(age, _age(self.path(name)))
             if is_foreign or age > _MAX_AGES[ending]:
                 (self.give_back if ending == "claim" else self.delete)(name)
 
