@@ -1,4 +1,11 @@
+# SPDX-FileCopyrightText: The codegen_telemetry authors
 # SPDX-License-Identifier: 0BSD
+# Upstream: https://pypi.org/project/codegen-telemetry/ (a copy needs no change: describe your tool by a `Product`)
+# ruff: noqa
+# flake8: noqa
+# fmt: off
+# isort: skip_file
+# pylint: skip-file
 """Anonymous usage telemetry for a command-line tool, in one file of standard library.
 
 Copy this file into your package, describe your tool with a `Product`, and call:
@@ -10,7 +17,7 @@ Copy this file into your package, describe your tool with a `Product`, and call:
 | `input_source(value)` | where an input lies, never the input itself |
 | `error_type(exc)` | the category of an exception, from its type alone |
 | `Telemetry(product, version=...)` | `track`, `command`, `flush`, `close`, `enabled`, `reason` |
-| `main(argv, product=...)` | the command line: `status`, `enable`, `disable` |
+| `main(argv, product=..., project=...)` | the command line: `status`, `enable`, `disable` |
 
     telemetry = Telemetry(Product(name="Example", command="example"), version="1.0")
     with telemetry.command("build", flags=["--watch"]):
@@ -18,10 +25,13 @@ Copy this file into your package, describe your tool with a `Product`, and call:
 
 What a reviewer may rely on:
 
-- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it.
+- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it, and
+  a notice that nobody has seen. The environment and the file are looked at again before each request.
 - Only what `Product.events` declares leaves: words, numbers, choices; no free text, path or message.
-- `track` writes one small file and returns; a daemon thread sends. A request takes a second at most, the exit
-  waits `exit_wait` seconds at most, and after a failure nothing is tried for ten minutes and more.
+- `track` writes one small file and returns. One daemon thread sends, through the only socket, in `_post`. A
+  request takes a second at most, and the interpreter's exit waits `exit_wait` seconds at most.
+- After the notice nothing leaves for a minute, after a failure for ten minutes and more, and after a delivery
+  for a minute, so that a command run often costs a request a minute.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -35,28 +45,28 @@ import stat
 import sys
 import threading
 import time
-import weakref
 from binascii import crc32
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import EINVAL, ENOTSUP
 from functools import partial, wraps
-from io import open  # noqa: UP029, at the interpreter's end the builtin one is gone before the host's objects
-from itertools import islice
+from io import TextIOWrapper, open  # at the interpreter's end the builtin `open` is gone before the host's objects
+from itertools import count, islice
 from types import MappingProxyType
 
-TYPE_CHECKING = False  # a checker knows better; at run time `typing` would cost more than all of this file
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple, TypeVar, Union
+    from typing import Any, List, NoReturn, Tuple, TypeVar, Union
     Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]  # what a parameter may hold
     Events = Mapping[str, Mapping[str, Kind]]
     Value = Union[bool, int, float, str]  # what leaves
-    _Answer = Tuple[int, float]  # the status and the seconds that Retry-After asks for, each 0 for none
-    _Calls = List[Callable[[], None]]  # what one thread has the other one do
-    _T = TypeVar("_T")
+    T = TypeVar("T")
+else:  # for those who check types at run time; to import `typing` would cost as much as half of this file
+    Any = List = NoReturn = Kind = Events = Value = T = object
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 
 # === Product: who is speaking? ===
@@ -65,6 +75,7 @@ __version__ = "1.0.0"
 KINDS = MappingProxyType({
     "flag": "true or false", "count": "a whole number", "milliseconds": "a whole number of milliseconds",
     "choice": "one of a fixed list of words, else other",
+    "several": "some of a fixed list of words, joined by commas",
     "word": "a word the tool's author chose, else other",
     "words": "several of them, joined by commas",
     "options": "true, false, numbers and fixed words; other text becomes custom",
@@ -77,7 +88,12 @@ _CODEGEN: Mapping[str, Any] = MappingProxyType({
     "name": "The Codegen Project CLI", "command": "codegen", "env_prefix": "CODEGEN_TELEMETRY",
     "directory": ".the-codegen-project", "docs_url": "https://the-codegen-project.org/docs/telemetry",
     "endpoint": "https://www.google-analytics.com/mp/collect", "tracking_id": "G-XXXXXXXXXX",
-    "api_secret": "", "project_file": "codegen.config.json", "events": {
+    "api_secret": "", "opt_in": False, "opt_out": "codegen telemetry disable",
+    "project_files": tuple("""
+        codegen.config.js codegen.config.ts codegen.config.mjs codegen.config.cjs codegen.config.json
+        codegen.json codegen.yaml codegen.yml codegen.js codegen.ts codegen.mjs codegen.cjs
+        .codegenrc .codegenrc.json .codegenrc.yaml .codegenrc.yml package.json""".split()),
+    "events": {
         "command_executed": {
             "command": "word", "flags": "words", "input_source": INPUT_SOURCES, "input_type": _INPUT_TYPES,
             "generators": "words", "generator_count": "count", "duration": "milliseconds", "success": "flag"},
@@ -97,8 +113,8 @@ _CODEGEN: Mapping[str, Any] = MappingProxyType({
 _MAX_PARAMS, _MAX_TEXT = 25, 100
 _COMMON_PARAMS = MappingProxyType({
     "cli_version": "the tool's version", "python_version": "such as 3.11.7", "os": "such as linux",
-    "ci": "whether a CI service runs it", "session_id": "the second the process started",
-    "engagement_time_msec": "the duration, at least 1"})
+    "ci": "whether a CI service runs it", "agent": "which AI coding agent runs it, or none",
+    "session_id": "the second the process started", "engagement_time_msec": "the duration, at least 1"})
 _RESERVED_PREFIXES = ("_", "firebase_", "ga_", "google_", "gtag.")
 _RESERVED_EVENTS = frozenset("""
     ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data
@@ -115,6 +131,11 @@ _FIXED_TYPES = MappingProxyType({
     location_id promotion_id promotion_name item_name achievement_id""".split(), "text")})
 
 
+class _Several(tuple):  # type: ignore[type-arg]
+    """The words of a kind that was declared as a list: several of them may be passed."""
+    __slots__ = ()
+
+
 def _name_problem(name: object, reserved: frozenset[str] | Mapping[str, str]) -> str:
     """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
     if not (isinstance(name, str) and name.isascii() and name.isidentifier() and len(name) <= 40):
@@ -127,12 +148,15 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
     if not is_option and isinstance(kind, Mapping):
         return MappingProxyType({key: _checked_kind(f"{where}.{key}", kind[key], True) for key in kind})
-    if not is_option and isinstance(kind, str) and kind in KINDS and kind != "choice":
+    if not is_option and isinstance(kind, str) and kind in KINDS and kind not in ("choice", "several"):
         return MappingProxyType({}) if kind == "options" else kind
     if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
             and not set('"\\').intersection(word) for word in kind):
-        return tuple(kind)
+        is_several = isinstance(kind, (list, _Several)) and not is_option
+        if is_several and any("," in word for word in kind):
+            raise ValueError(f"{where}: a comma separates the words of a list, and can't be in one")
+        return (_Several if is_several else tuple)(kind)
     raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
 
 
@@ -160,8 +184,13 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
     return MappingProxyType(checked)
 
 
-class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id "
-                                    "api_secret events project_file")):
+# The type of each field of a `Product`, and the word for it.
+_FIELD_TYPES = MappingProxyType({"events": (Mapping, "a table"), "project_files": (tuple, "a tuple of file names"),
+                                 "opt_in": (bool, "True or False")})
+
+
+class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id api_secret "
+                                    "events project_files opt_in opt_out")):
     """A tool's identity, immutable; every field is keyword-only.
 
     | field | what it is | default |
@@ -172,35 +201,45 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
     | `directory` | folder of all files, in the home folder unless absolute | `.<command>-telemetry` |
     | `docs_url` | the page that the notice names | none |
     | `endpoint` | where events go: an http(s) URL | Google Analytics 4 |
-    | `tracking_id`, `api_secret` | GA4's measurement ID and its secret; nothing is sent without both | none |
+    | `tracking_id`, `api_secret` | GA4's measurement ID and its secret; another endpoint needs neither | none |
     | `events` | `{event: {parameter: kind}}` | that of `CODEGEN` |
-    | `project_file` | JSON file in the working directory whose `telemetry.enabled` may say no | none |
+    | `project_files` | files in the working directory whose `telemetry.enabled` may say no | none |
+    | `opt_in` | nothing happens before the user's `<command> telemetry enable` | `False` |
+    | `opt_out` | what the notice names as the way to disable | `<command> telemetry disable` |
 
-    Without `command` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is the
-    tuple of its words; options are a mapping from an option to the words it may hold. Raises ValueError for
-    an event that GA4 would refuse and for a malformed name, command, directory or prefix.
+    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is
+    the tuple of its words, several of them a list; options are a mapping from an option to the words it may
+    hold. Raises ValueError for an event that GA4 would refuse, for a malformed name, command, directory or
+    prefix, and for a name without a command.
     """
     __slots__ = ()
 
     def __new__(cls, *, name: str | None = None, command: str | None = None, env_prefix: str | None = None,
                 directory: str | None = None, docs_url: str | None = None, endpoint: str | None = None,
                 tracking_id: str | None = None, api_secret: str | None = None, events: Events | None = None,
-                project_file: str | None = None) -> Product:
+                project_files: tuple[str, ...] | None = None, opt_in: bool | None = None,
+                opt_out: str | None = None) -> Product:
         given = {key: value for key, value in locals().items() if key in cls._fields and value is not None}
         fields = {**_CODEGEN, **given}
         for field, value in fields.items():
-            if not isinstance(value, Mapping if field == "events" else str):
-                raise ValueError(f"{field} must be a {'table' if field == 'events' else 'text'}")
+            kind, described = _FIELD_TYPES.get(field, (str, "a text"))
+            if not isinstance(value, kind):
+                raise ValueError(f"{field} must be {described}")
+        if "name" in given and "command" not in given:
+            raise ValueError("a product with a name of its own needs a command of its own")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             if not slug and not (env_prefix and directory):
                 raise ValueError("a command without ASCII letters needs an env_prefix and a directory")
             fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
-                          directory=f".{slug.lower()}-telemetry", docs_url="", project_file="")
+                          directory=f".{slug.lower()}-telemetry", docs_url="", project_files=(),
+                          opt_out=f"{fields['command']} telemetry disable")
             fields.update(given)
-        for field in ("command", "name", "directory"):
+        for field in ("command", "name", "directory", "opt_out"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
+        if not all(isinstance(file, str) and file for file in fields["project_files"]):
+            raise ValueError("project_files must be a tuple of file names")
         if not (fields["env_prefix"].isascii() and fields["env_prefix"].isidentifier()):
             raise ValueError(f"env_prefix can't begin a variable's name: {fields['env_prefix']!r}")
         fields["events"] = MappingProxyType({event: _checked_params(event, params)
@@ -225,24 +264,40 @@ CODEGEN = Product()
 
 # === Config file: what is remembered? ===
 
-_MAX_FILE = 64 * 1024             # bytes; ours has 400, so a larger one is not ours
-_MAX_PROJECT_FILE = 1024 * 1024   # bytes; a project's configuration may be long, and its "no" counts
-_TEMPORARY = "[.][0-9]+-[0-9a-f]{8}[.]tmp"  # the end of the name of a file being written
+_MAX_FILE = 64 * 1024             # bytes; ours has 300, so a larger one is not ours
 _STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
-# What the config file says. `problem` is empty, or why the file can't be used.
+_RUN = os.urandom(16)             # tells this process from others, together with its id; a fork changes that
+_TEMPORARY = "[.][0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.]tmp"  # the end of the name of a file being written
 _Config = namedtuple("_Config", "problem enabled notice_shown client_id endpoint tracking_id api_secret",
                      defaults=(False, False, "", "", "", ""))
-_MISSING = _Config("it does not exist")
+_MISSING = _Config("it does not exist")  # else `problem` is empty, or why the file can't be used
 
 
-def _config_path(product: Product) -> str:
+class _Clock:
+    """The clock that waits depend on, kept where those who freeze or mock the clocks of modules don't reach."""
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+def _wall_time() -> float:
+    """Seconds since 1970, as far as 16 digits of microseconds can tell."""
+    return min(max(time.time(), 0.0), 9_999_999_999.0)
+
+
+def _token() -> str:
+    """What stands for this process in the names of its files."""
+    return f"{_RUN.hex()[:8]}-{os.getpid()}"
+
+
+def _config_path(product: Product, environ: Mapping[str, str] = os.environ) -> str:
     """The config file of this user; empty when there is no home folder with an absolute path."""
     folder = os.path.join(os.path.expanduser("~"), os.path.expanduser(product.directory))
-    return os.path.join(folder, "config.json") if os.path.isabs(folder) else ""
+    has_home = os.path.isabs(folder) and environ.get("HOME") != ""
+    return os.path.join(folder, "config.json") if has_home else ""
 
 
 def _has_place(path: str) -> bool:
-    """Whether the config file could be made. Its folder is, the home folder is not."""
+    """Whether the config file could be made. Its folder is made where it is missing, the home folder never."""
     folder, home = os.path.dirname(path), os.path.expanduser("~")
     place = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
     if os.path.lexists(folder):
@@ -250,8 +305,18 @@ def _has_place(path: str) -> bool:
     return bool(path) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
-def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
-    """The JSON object in a regular file of at most `limit` bytes. Raises OSError, ValueError."""
+def _make_folder(path: str) -> None:
+    """Make a folder for its user only, whatever the umask, and those above it. Raises OSError."""
+    parent = os.path.dirname(path)
+    if parent != path and not os.path.lexists(parent):
+        _make_folder(parent)
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
+
+
+def _read_bytes(path: str, limit: int) -> bytes:
+    """What a regular file of at most `limit` bytes holds. Raises OSError, ValueError."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
         raise ValueError("it is not a regular file")
     file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -261,6 +326,11 @@ def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
         os.close(file)
     if len(data) > limit:
         raise ValueError(f"it is larger than {limit} bytes")
+    return data
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The JSON object in these bytes. Raises ValueError."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
@@ -270,11 +340,16 @@ def _read_object(path: str, limit: int = _MAX_FILE) -> dict[str, Any]:
     return document
 
 
-def _quietly(call: Callable[[], _T], default: _T) -> _T:
+def _read_object(path: str) -> dict[str, Any]:
+    """The JSON object in one of our files. Raises OSError, ValueError."""
+    return _parsed(_read_bytes(path, _MAX_FILE))
+
+
+def _quietly(call: Callable[[], T], default: T) -> T:
     """The call's result, or the default if it raises."""
     try:
         return call()
-    except Exception:  # broad on purpose: for our threads, and for objects of the host
+    except Exception:  # broad on purpose: for objects of the host, whose methods may raise anything
         return default
 
 
@@ -293,18 +368,21 @@ def _interpreted(document: dict[str, Any]) -> _Config:
     return _Config("", section.get("enabled") is True, notice, *(str(text).strip() for text in texts))
 
 
-def _patiently(call: Callable[[], _T]) -> _T:
+def _patiently(call: Callable[[], T]) -> T:
     """The call's result. Windows, and only that, refuses to open or replace what another process has open."""
     for _ in range(10 if os.name == "nt" else 0):
         try:
             return call()
         except PermissionError:
-            time.sleep(0.01)
+            _Clock.sleep(0.01)
     return call()
 
 
-def _read_config(path: str) -> _Config:
-    """What the config file says. Never raises, never writes."""
+def _replace(source: str, target: str) -> None:
+    _patiently(partial(os.replace, source, target))
+
+
+def _read_config_once(path: str) -> _Config:
     try:
         return _interpreted(_patiently(partial(_read_object, path)))
     except (FileNotFoundError, NotADirectoryError):
@@ -313,36 +391,56 @@ def _read_config(path: str) -> _Config:
         return _Config(f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error))
 
 
+def _read_config(path: str) -> _Config:
+    """What the config file says. Never raises, never writes. The Node.js CLI writes it in place, so one that
+    looks damaged and was written within the last second is read again for up to 50 ms."""
+    config, deadline = _read_config_once(path), _Clock.now() + 0.05
+    while config.problem and config is not _MISSING and _age(path) < 1 and _Clock.now() < deadline:
+        _Clock.sleep(0.005)
+        config = _read_config_once(path)
+    return config
+
+
 def _unlink(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
 
 
 def _age(path: str) -> float:
-    """Seconds since the file was written, without sign, for clocks are set; 0 if it is gone."""
+    """Seconds since the file was written, without sign, because clocks are set; 0 if it is gone."""
     with suppress(OSError):
         return abs(time.time() - os.stat(path).st_mtime)
     return 0.0
 
 
-def _stamp(path: str) -> None:
+def _stamp_file(path: str) -> None:
     """Say that the file was written now, by our clock: a file server may have another."""
-    with suppress(OSError):
+    with suppress(OSError, OverflowError):
         os.utime(path, (time.time(), time.time()))
 
 
-def _store(path: str, data: bytes, put: Callable[[str, str], None], durable: bool = False) -> None:
+def _store(path: str, data: bytes, put: Callable[[str, str], None] = _replace, durable: bool = False) -> None:
     """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
-    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}.tmp"
+    temporary = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp"
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:  # noqa: UP020
+        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
+            os.chmod(temporary, 0o600)  # because a umask may forbid even its user to read it
             file.write(data)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
-        _patiently(partial(put, temporary, path))
+                _synchronize(file.fileno())
+        put(temporary, path)
     finally:
         _unlink(temporary)
+
+
+def _synchronize(descriptor: int) -> None:
+    """Have a file's content written to the disk, where the file system knows that; SMB and FUSE may not."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (EINVAL, ENOTSUP):
+            raise
 
 
 def _time_text(seconds: float | None = None) -> str:
@@ -354,7 +452,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
     if not document["telemetry"].get("anonymousId"):
         import uuid  # needed once in the life of a config file
         document["telemetry"]["anonymousId"] = str(uuid.uuid4())
-    document["lastUpdated"] = _time_text()
+    document["lastUpdated"] = _time_text(_wall_time())
     for indent, is_ascii in ((2, True), (None, True), (None, False)):
         data = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode() + b"\n"
         if len(data) <= _MAX_FILE:
@@ -365,7 +463,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
 @contextmanager
 def _locked(path: str, wait: float) -> Iterator[None]:
     """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
-    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, time.monotonic() + wait
+    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, _Clock.now() + wait
     while True:
         if _age(lock) > _STALE_SECONDS:
             folder, file_name = os.path.split(path)
@@ -377,13 +475,13 @@ def _locked(path: str, wait: float) -> Iterator[None]:
             file = _patiently(lambda: os.open(lock, flags, 0o600))
             break
         except FileExistsError:
-            if time.monotonic() >= deadline:
+            if _Clock.now() >= deadline:
                 raise OSError(f"another process holds {lock}") from None
-            time.sleep(0.01)
+            _Clock.sleep(0.01)
     mine = 0
     try:
         os.close(file)
-        _stamp(lock)
+        _stamp_file(lock)
         mine = os.stat(lock).st_mtime_ns
         yield
     finally:
@@ -392,46 +490,110 @@ def _locked(path: str, wait: float) -> Iterator[None]:
                 os.unlink(lock)
 
 
-def _create_config(product: Product, path: str, enabled: bool) -> None:
-    """Create the config file, complete and by one process only, unless it exists. Raises OSError."""
+def _create_config(path: str, enabled: bool) -> bool:
+    """Create the config file, complete and by one process only, unless it exists: whether we did.
+    It names no destination, because a copy of the product's would outlive it. Raises OSError."""
     if not _has_place(path):
         raise OSError(f"there is no place for {path or 'a config file'}")
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    _make_folder(os.path.dirname(path))
     path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
-        "enabled": enabled, "anonymousId": "", "endpoint": product.endpoint,
-        "trackingId": product.tracking_id}, "hasShownTelemetryNotice": False})
+        "enabled": enabled, "anonymousId": ""}, "hasShownTelemetryNotice": False})
+    if os.path.lexists(path):
+        return False
     try:
         _store(path, data, os.link)  # exclusive: of many processes one is the first
-    except (AttributeError, NotImplementedError, OSError):
-        if not os.path.lexists(path):  # a file system without hard links
-            with _locked(path, 0.1 if enabled else 2.0):
-                if not os.path.lexists(path):
-                    _store(path, data, os.replace)
+        return True
+    except FileExistsError:
+        return False
+    except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
+        with _locked(path, 0.1 if enabled else 2.0):
+            if os.path.lexists(path):
+                return False
+            _store(path, data)
+            return True
 
 
-@contextmanager
-def _editing(path: str, wait: float, durable: bool = False) -> Iterator[dict[str, Any]]:
-    """The config file's document, under a lock for which we `wait` seconds at most; written if the block
-    changed it or it has no anonymous ID, and always if `durable`. Raises OSError, ValueError."""
+def _edit(path: str, change: Callable[[dict[str, Any]], None], wait: float,
+          show: Callable[[], None] = bool, durable: bool = False) -> None:
+    """Have the config file's document changed, under a lock for which we wait so many seconds at most.
+    What is to be stored is written before `show` is called, and put in place after it: so a full disk is
+    known before. Raises OSError, ValueError, and whatever `show` raises."""
     def put(temporary: str, path: str) -> None:
-        if _read_object(path) != before:  # by who knows no lock, or slept through its end
+        show()
+        if _read_object(path) != before:  # by a program that knows no lock, or slept through its end
             raise OSError(f"another program has just changed it: {path}")
-        os.replace(temporary, path)
+        _replace(temporary, path)
 
     path = os.path.realpath(path)
     with _locked(path, wait):
-        before, document = _read_object(path), _read_object(path)
-        client_id = _interpreted(document).client_id
+        data = _read_bytes(path, _MAX_FILE)
+        before, document = _parsed(data), _parsed(data)
+        _interpreted(document)
         document.setdefault("telemetry", {})
-        yield document
-        if durable or document != before or not client_id:
-            _store(path, _encoded(document), put, durable)
+        change(document)
+        _store(path, _encoded(document), put, durable)
+
+
+def _set_aside(path: str, wait: float) -> None:
+    """Move a damaged config file to `config.json.bak`. Raises OSError."""
+    path = os.path.realpath(path)
+    with _locked(path, wait):
+        if _read_config_once(path).problem and os.path.lexists(path):
+            _replace(path, path + ".bak")
+
+
+def _decide(path: str, enabled: bool) -> None:
+    """Store the user's decision, and store it again until it has stood for a tenth of a second: the Node.js
+    CLI writes back what it read a moment ago. A no brings a new anonymous ID. Raises OSError, ValueError."""
+    def change(document: dict[str, Any]) -> None:
+        section = document["telemetry"]
+        section["enabled"] = enabled
+        document["hasShownTelemetryNotice"] = enabled or document.get("hasShownTelemetryNotice", False)
+        if not enabled and section.get("anonymousId", "").strip() == old:
+            section["anonymousId"] = ""
+
+    def stands() -> bool:
+        config = _read_config(path)
+        return config.enabled is enabled and not config.problem and (
+            config.notice_shown if enabled else config.client_id not in ("", old))
+
+    def write() -> None:
+        config, left = _read_config(path), max(0.0, deadline - _Clock.now())
+        if config.problem and config is not _MISSING:
+            _set_aside(path, left)
+        _create_config(path, enabled)
+        _edit(path, change, left, durable=True)
+
+    old, deadline = _read_config(path).client_id, _Clock.now() + 2.0
+    written = None
+    while written is None or _Clock.now() < written + 0.1 or not stands():
+        if written is None or not stands():
+            try:
+                write()
+                written = _Clock.now()
+            except (OSError, ValueError) as error:  # without a number: another program is at it
+                if getattr(error, "errno", None) or _Clock.now() >= deadline:
+                    raise
+            if _Clock.now() >= deadline:
+                raise OSError(f"another program keeps changing {path}")
+        _Clock.sleep(0.01)
 
 
 # === Consent: may we send, and who decided? ===
 
 _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
+_UNTOLD = "the first-run notice is due, and standard error is no terminal"
+_MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
+_MAX_TOKENS = 200_000            # of a project's file: what has more is no configuration, and counts as a no
+# What counts in a project's JavaScript, TypeScript or flow-style YAML: comments, strings, marks and words. The
+# alternatives begin differently and none of them can fail once it has begun, so no text makes this slow.
+_COMMENTS = MappingProxyType({"js": r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?", "yaml": r"(?:(?<=\s)|^)\#[^\n]*",
+                              "rc": r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?|(?:(?<=\s)|^)\#[^\n]*"})
+_TOKENS = r"""(?P<comment>{})|(?P<text>"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|`(?:\\.|[^`\\])*`?)""" \
+    r"""|(?P<mark>[][{{}}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\."""
+_BLOCK_LINE = r"""^([ \t]*)(?:-[ ])?(["']?)([\w.-]+)\2[ \t]*:(?:[ \t]+([^\n]*))?$"""
+_BLOCK_NO = r"""(?i)(?:[!&]\S*[ \t]+){0,3}(["']?)(?:false|no|off|n|0)\1[ \t]*(?:\#.*)?$"""
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
@@ -439,36 +601,114 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _absolute(file: str) -> str:
-    """The file by a name that holds in any working directory; empty for none."""
-    return file and _quietly(lambda: os.path.abspath(file), "")
+def _is_key(word: str, inside: bool) -> bool:
+    """Whether a word in front of `:` or `=` is the `enabled` of a `telemetry` section."""
+    path = word.split(".")
+    return path[-1] == "enabled" and (path[-2:-1] == ["telemetry"] or inside and len(path) == 1)
 
 
-def _projects(given: object, file: str, start: str) -> Iterator[object]:
-    """The `telemetry` sections that count: what the host gave, else those in the project's file here and, by
-    its absolute name `start`, where the tool began."""
+def _braces_say_no(text: str, dialect: str) -> bool:
+    """Whether `telemetry` has `enabled` set to false inside its braces. A doubtful text counts as a no."""
+    tokens = re.finditer(_TOKENS.format(_COMMENTS[dialect]), text, re.MULTILINE)
+    outer: list[tuple[bool, bool, bool]] = []
+    inside = base = is_ours = False  # in telemetry's braces; in brackets of its value; its value goes on
+    key = last = ""                  # the key whose value comes next; the last word
+    for number, match in enumerate(tokens):
+        token = match.group()
+        if number >= _MAX_TOKENS:
+            return True
+        if match.lastgroup in ("word", "text"):
+            last = token.strip("\"'`")
+            if (_is_key(key, inside) or key.split(".")[-1] == "telemetry") and (
+                    last.lower() in ("false", "no", "off", "0", "!1", "!true")):
+                return True
+            key = ""
+        elif match.lastgroup != "mark":
+            continue
+        elif token in ":=":
+            key, last = last or key, ""
+            is_ours = is_ours or key.split(".")[-1] == "telemetry"
+        elif token == "\n":  # where a value has begun, the next line begins another
+            is_ours = is_ours and (bool(key) or base)
+        elif token in "{([":
+            outer.append((inside, base, is_ours))
+            inside, base, is_ours = (is_ours, False, False) if token == "{" else (inside, is_ours, is_ours)
+            key = last = ""
+        elif token in "})]":
+            inside, base, is_ours = outer.pop() if outer else (False, False, False)
+            key = last = ""
+        else:
+            is_ours, key, last = base, "", ""
+    return False
+
+
+def _block_says_no(text: str) -> bool:
+    """Whether `telemetry` has `enabled` set to false in the lines that YAML indents below it."""
+    outer = inner = -1  # how far telemetry and what it holds are indented; -1 for outside of it
+    for indent, _, key, value in re.findall(_BLOCK_LINE, text, re.MULTILINE):
+        depth = len(indent)
+        if depth <= outer:
+            outer = inner = -1
+        if inner < 0 <= outer:
+            inner = depth
+        is_ours = key == "enabled" and depth == inner or key in ("telemetry", "telemetry.enabled")
+        if is_ours and re.match(_BLOCK_NO, value):
+            return True
+        if key == "telemetry" and re.match(r"(?:[!&]\S*[ \t]*){0,3}(?:\#.*)?$", value):
+            outer, inner = depth, -1
+    return False
+
+
+def _says_no(section: object) -> bool:
+    """Whether a parsed `telemetry` section does. One that raises does, and so does anything else."""
+    if isinstance(section, Mapping):
+        return _quietly(lambda: section.get("enabled", True) is not True, True)
+    return not (section is None or section is True)
+
+
+def _file_says_no(file: str, command: str) -> bool:
+    """Whether a project's file does. JSON is parsed, anything else is matched as text and never run."""
+    try:
+        data = _read_bytes(file, _MAX_PROJECT_FILE)
+    except (OSError, ValueError):  # one that can't be read is no answer
+        return False
+    if file.endswith(".json"):
+        with suppress(ValueError):
+            document: Any = _parsed(data)
+            section = document.get(command) if os.path.basename(file) == "package.json" else document
+            return isinstance(section, dict) and _says_no(section.get("telemetry"))
+    text = data.decode("utf-8", "replace").replace("\r", "\n")
+    if "telemetry" not in text:
+        return False
+    ending = file.rpartition(".")[2]
+    dialect = "yaml" if ending in ("yaml", "yml") else "rc" if file.endswith("rc") else "js"
+    return _braces_say_no(text, dialect) or dialect != "js" and _block_says_no(text)
+
+
+def _project_says_no(product: Product, given: object) -> bool:
+    """Whether the project does: by the section that the host parsed, else by a file in the working folder."""
     if given is not None:
-        yield given
-        return
-    for name in filter(None, (file, "" if start == _absolute(file) else start)):
-        with suppress(OSError, ValueError):  # one that can't be read is no answer
-            yield _read_object(name, _MAX_PROJECT_FILE).get("telemetry")
+        return _says_no(given)
+    return any(_file_says_no(file, product.command) for file in product.project_files)
 
 
-def _says_no(project: object) -> bool:
-    """Whether a `telemetry` section does. One that raises does, and so does anything else."""
-    if isinstance(project, Mapping):
-        return _quietly(lambda: project.get("enabled", True) is not True, True)
-    return not (project is None or project is True)
+def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
+    """The variable that says no; empty for none. A run of pytest is not usage, unless somebody asks for it by
+    naming an endpoint, or debug mode."""
+    prefix = product.env_prefix
+    names = ["DO_NOT_TRACK", prefix + "_DISABLED"]
+    if not (_is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip()):
+        names.append("PYTEST_VERSION")
+    return next((name for name in names if _is_set(environ, name)), "")
 
 
-def _refusal(projects: Iterable[object], config: _Config, path: str) -> str:
-    """Who says no first: project, config file, no place for one; empty if nobody does."""
-    if any(map(_says_no, projects)):
-        return "project"
+def _file_refusal(product: Product, config: _Config, path: str, debug: bool) -> str:
+    """Why the config file, or the want of one, says no; empty if it does not."""
     if config is not _MISSING:
         return "" if config.enabled else path
-    return "" if _has_place(path) else f"no place for {path or 'a config file'}"
+    if product.opt_in:
+        return f"it is switched on by {product.command} telemetry enable"
+    return "" if debug or _has_place(path) else f"no place for {path or 'a config file'}"
 
 
 # === Context: where are we running? ===
@@ -479,6 +719,23 @@ CI_VARIABLES = tuple("""
     GITHUB_ACTIONS GITLAB_CI CIRCLECI TRAVIS JENKINS_URL BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID
     TEAMCITY_VERSION BUILDKITE CI CONTINUOUS_INTEGRATION TF_BUILD APPVEYOR bamboo_planKey CF_BUILD_ID DRONE
     GO_PIPELINE_LABEL HARNESS_BUILD_ID HUDSON_URL PROW_JOB_ID SCREWDRIVER TASKCLUSTER_ROOT_URL XCS""".split())
+# AI coding agents, each with the variables that it sets in the shells it runs; earlier ones win, because some
+# set another's variable, too. An agent may also be named by the value of AI_AGENT or AGENT. From the tables of
+# @vercel/detect-agent 1.2, am-i-vibing 0.5, std-env 4.3 and huggingface_hub 1.12.
+AGENTS = MappingProxyType({agent: tuple(variables.split()) for agent, variables in {
+    "antigravity": "ANTIGRAVITY_AGENT", "auggie": "AUGMENT_AGENT", "cline": "CLINE_ACTIVE",
+    "cowork": "CLAUDE_CODE_IS_COWORK", "amp": "AMP_CURRENT_THREAD_ID", "claude_code": "CLAUDECODE CLAUDE_CODE",
+    "codex": "CODEX_SANDBOX CODEX_CI CODEX_THREAD_ID", "crush": "CRUSH", "gemini_cli": "GEMINI_CLI",
+    "qwen_code": "QWEN_CODE", "copilot": "COPILOT_CLI COPILOT_AGENT", "goose": "GOOSE_TERMINAL",
+    "kilo_code": "KILOCODE_FEATURE", "openclaw": "OPENCLAW_SHELL", "opencode": "OPENCODE OPENCODE_CLIENT",
+    "pi": "PI_CODING_AGENT", "roo_code": "ROO_ACTIVE", "trae": "TRAE_AI_SHELL_ID",
+    "hermes": "HERMES_SESSION_ID", "cursor": "CURSOR_AGENT CURSOR_TRACE_ID", "replit": "REPL_ID",
+    "devin": "", "jules": "", "junie": "", "kiro": "", "v0": "",
+}.items()})
+# Other names that agents go by in AI_AGENT and AGENT.
+_AGENT_NAMES = MappingProxyType({**{agent: agent for agent in AGENTS}, "claude": "claude_code",
+                                 "gemini": "gemini_cli", "qwen": "qwen_code", "roo": "roo_code",
+                                 "kilo": "kilo_code", "augment": "auggie", "github_copilot": "copilot"})
 _PROCESS_START = time.time()  # seconds since 1970; whole ones are GA4's session id
 # The category of an exception by the name of its class or a base class: so none of them has to be imported.
 _ERROR_NAMES = MappingProxyType({name: category for category, names in {
@@ -492,16 +749,32 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "permission_error": "PermissionError",
     "interrupted": "KeyboardInterrupt CancelledError Abort",
 }.items() for name in names.split()})
+_MAX_ERRORS = 1000  # of a group or chain that we look at
 
 
 def _plain(value: object) -> str:
-    """The characters of a text as an exact `str`, by no method of its own, for it may lie; else empty."""
+    """The characters of a text as an exact `str`, by no method of its own, because it may lie; else empty."""
     return str.__getitem__(value, slice(None)) if issubclass(type(value), str) else ""  # type: ignore[index]
 
 
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a continuous integration service runs us, by the variables it sets. `CI=false` is not CI."""
+    """Whether a continuous integration service runs us, by the variables it sets. `CI=false` beats them all."""
+    if environ.get("CI", "").strip() and not _is_set(environ, "CI"):
+        return False
     return any(_is_set(environ, variable) for variable in CI_VARIABLES)
+
+
+def _agent(environ: Mapping[str, str] = os.environ) -> str:
+    """The AI coding agent that runs us: a word of `AGENTS`, "other" for one that we don't know, or "none"."""
+    for variable in ("AI_AGENT", "AGENT"):  # such as claude-code, goose@1.2 or amp/7
+        value = re.sub("[^a-z0-9]", "_", environ.get(variable, "").strip().lower()) + "_"
+        for name in sorted(_AGENT_NAMES, key=len, reverse=True):
+            if value.startswith(name + "_"):
+                return _AGENT_NAMES[name]
+    for agent, variables in AGENTS.items():
+        if any(_is_set(environ, variable) for variable in variables):
+            return agent
+    return "other" if any(_is_set(environ, variable) for variable in ("AI_AGENT", "AGENT")) else "none"
 
 
 def input_source(value: object) -> str:
@@ -510,17 +783,44 @@ def input_source(value: object) -> str:
     text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()  # type: ignore[arg-type]
     if re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text):
         return "local_absolute"
-    return "remote_url" if re.match("[A-Za-z0-9+.-]{2,}:/", text) else "local_relative"
+    is_remote = re.match(r"[A-Za-z0-9+.-]{2,}:/|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", text)
+    return "remote_url" if is_remote else "local_relative"
+
+
+def _is_exit(exc: object) -> bool:
+    """Whether this exception ends a program as it should: `SystemExit`, or click's and typer's `Exit`."""
+    return issubclass(type(exc), SystemExit) or type(exc).__name__ == "Exit" and hasattr(exc, "exit_code")
+
+
+def _own_category(exc: object) -> str:
+    """The category of the type of an exception, which may be given itself; empty for none."""
+    kind: Any = exc if issubclass(type(exc), type) else type(exc)
+    bases = kind.__mro__  # of a class that may have a class of its own, which raises
+    names = ("ConfigError" if base.__module__ == "configparser" else base.__name__ for base in bases)
+    return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "")
 
 
 def error_type(exc: object) -> str:
-    """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. Never raises."""
+    """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. An exit has that of
+    the exception it was raised from or during, a group that of its first member that has one; one
+    KeyboardInterrupt in a group makes it "interrupted". Never raises."""
     def found() -> str:
-        kind: Any = exc if issubclass(type(exc), type) else type(exc)
-        bases = kind.__mro__  # of a class that may have a class of its own, which raises
-        names = ("ConfigError" if base.__module__ == "configparser" else base.__name__ for base in bases)
-        return next(_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES)
-    return _quietly(found, "unknown_error")
+        categories, todo = [], [exc]
+        for _ in range(_MAX_ERRORS):
+            if not todo:
+                break
+            error: Any = todo.pop()
+            members = getattr(error, "exceptions", None) if isinstance(error, BaseException) else None
+            if isinstance(members, (tuple, list)):
+                todo += reversed(members)
+            elif _is_exit(error):
+                todo += [cause for cause in [error.__cause__ or error.__context__] if cause is not None]
+            else:
+                categories.append(_own_category(error))
+                if issubclass(type(error), KeyboardInterrupt):
+                    return "interrupted"
+        return next(filter(None, categories), "")
+    return _quietly(found, "") or "unknown_error"
 
 
 # === Events: what may leave? ===
@@ -535,24 +835,33 @@ def _word(value: object) -> str:
     return text if re.fullmatch("(?!([^0-9]*[0-9]){4})[a-z][A-Za-z0-9_-]{0,31}", text) else "other"
 
 
-def _words(name: str, value: Any, dropped: list[str]) -> str:
+def _joined(name: str, value: Any, checked: Callable[[object], str], dropped: list[str]) -> str:
     """Words joined by commas, in their order and once each; cut to GA4's 100 characters at a comma."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
         value = () if value is None else (value,)
-    flags = (_plain(item)[:_MAX_FILE].lstrip("-").partition("=")[0] for item in islice(value, _MAX_ITEMS))
-    text = ",".join(dict.fromkeys(map(_word, flags))) or "none"
+    text = ",".join(dict.fromkeys(map(checked, islice(value, _MAX_ITEMS)))) or "none"
     if len(text) <= _MAX_TEXT:
         return text
     dropped.append(f"{name} is longer than {_MAX_TEXT} characters, the last words")
     return text[:_MAX_TEXT + 1].rpartition(",")[0]
 
 
+def _flag_word(value: object) -> str:
+    """The word of a flag, without its dashes and what it was set to."""
+    return _word(_plain(value)[:_MAX_FILE].lstrip("-").partition("=")[0])
+
+
 def _number(value: Any, least: int = 0) -> int | float | None:
-    """The number if it is one, finite, from `least` to 10^9, and no bool."""
-    if type(value) is bool or not issubclass(type(value), (int, float)):
-        return None
-    number = float.__add__(value, 0.0) if issubclass(type(value), float) else int.__add__(value, 0)
-    return number if least <= number <= _MAX_NUMBER else None  # false for NaN and the infinities too
+    """The number if it is one, finite, from `least` to 10^9, and no bool. Numpy's integers are numbers."""
+    number: int | float
+    if issubclass(type(value), float):
+        number = float.__add__(value, 0.0)
+    elif issubclass(type(value), int):
+        number = int.__add__(value, 0)
+    else:
+        index = getattr(type(value), "__index__", None)
+        number = int.__add__(index(value), 0) if index else -1.0 - _MAX_NUMBER
+    return number if type(value) is not bool and least <= number <= _MAX_NUMBER else None  # false for NaN, too
 
 
 def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
@@ -560,7 +869,7 @@ def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
     """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
     flat: dict[str, Value] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
-        option, number = _plain(option), _number(held, -_MAX_NUMBER)
+        option, number = _plain(option), _quietly(partial(_number, held, -_MAX_NUMBER), None)
         flat_name = f"{name}_{option.replace('-', '_')}"
         if _word(option) != option or _name_problem(flat_name, _FIXED_TYPES):
             dropped.append(f"{name}.{ascii(option)[:40]} has no name for an option")
@@ -573,18 +882,23 @@ def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
     return flat
 
 
-def _shaped(name: str, kind: Kind, value: object, dropped: list[str]) -> dict[str, Value]:
+def _shaped(name: str, kind: Any, value: object, dropped: list[str]) -> dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
+    def chosen(item: object) -> str:
+        return _plain(item) if _plain(item) in kind else "other"
+
     if isinstance(kind, Mapping):
         return _options(name, value, kind, dropped)
+    if isinstance(kind, _Several):
+        return {name: _joined(name, value, chosen, dropped)}
     if isinstance(kind, tuple):
-        return {name: _plain(value) if _plain(value) in kind else "other"}
+        return {name: chosen(value)}
     if kind == "flag":
         return {name: value} if value is True or value is False else {}
     if kind in ("count", "milliseconds"):
         number = _number(value)
         return {} if number is None else {name: round(number)}
-    return {name: _words(name, value, dropped) if kind == "words" else _word(value)}
+    return {name: _joined(name, value, _flag_word, dropped) if kind == "words" else _word(value)}
 
 
 def _checked(declared: Mapping[str, Kind],
@@ -604,56 +918,84 @@ def _checked(declared: Mapping[str, Kind],
     return kept, dropped
 
 
-def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str, ci: bool,
+def _time_stamp(ticks: Iterator[int] = count()) -> int:
+    """The moment of recording in microseconds since 1970, unique in this process: one of the places of a slot
+    of some four milliseconds, counted from a place that only chance knows. In practice it differs from those of
+    other processes, too, and it tells nothing but the time."""
+    tick, slot = next(ticks), 4096
+    place = tick + crc32(_RUN + b"%d" % os.getpid())
+    now = int(_wall_time() * 1e6)
+    return max(now - now % slot - (1 + tick // slot) * slot, 0) + place % slot
+
+
+def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str,
            stamp: int) -> dict[str, Any]:
-    """The event as GA4 takes it. `stamp` is the moment of recording in microseconds since 1970."""
+    """The event as GA4 takes it."""
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
     return {"name": name, "timestamp_micros": stamp, "params": {
         **params, "cli_version": version, "python_version": "%d.%d.%d" % sys.version_info[:3],
-        "os": sys.platform, "ci": ci, "session_id": int(_PROCESS_START),
-        "engagement_time_msec": max([1, *spent[:1]])}}
+        "os": sys.platform, "ci": is_ci(), "agent": _agent(), "session_id": max(1, int(_PROCESS_START)),
+        "engagement_time_msec": max(1, spent[0] if spent else 1)}}
 
 
 # === Wire: what does it look like outside? ===
 
 # Where events go, and for whom. `source` named it; `problem` is empty, or why there is no destination; `key`
-# is eight hexadecimal digits that stand for endpoint and measurement ID in the names of files.
+# is eight hexadecimal digits that stand for endpoint and measurement ID in the names of files; `at_once` holds
+# in CI and for a destination that a variable names: then events know no hold and no rest.
 _Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
-                                          "key", defaults=("", "", "", "", "", "", ""))
+                                          "key at_once", defaults=("", "", "", "", "", "", "", False))
+_GOOGLE = r"https?://(?:[a-z0-9-]+\.)*google-analytics\.com\.?(?::[0-9]*)?(?:[/?#].*)?"
+
+
+def _is_google(endpoint: str) -> bool:
+    return bool(re.fullmatch(_GOOGLE, endpoint, re.IGNORECASE | re.DOTALL))
+
+
+def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
+    """The first destination that is set. An ID and a secret stay with the endpoint that they came with."""
+    def real(tracking_id: str) -> str:
+        return "" if tracking_id == _CODEGEN["tracking_id"] else tracking_id
+
+    named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
+    if named[0]:
+        return _Destination("environment", named[0], real(named[1]), named[2])
+    own = _Destination("product", product.endpoint, real(product.tracking_id), product.api_secret)
+    theirs = _Destination("config file", config.endpoint, real(config.tracking_id), config.api_secret)
+    is_copy = theirs[1:3] == own[1:3]  # which an earlier version of the tool left there
+    if is_copy and own.endpoint:
+        return own._replace(api_secret=own.api_secret or theirs.api_secret)
+    is_unset = not theirs.endpoint or _is_google(theirs.endpoint) and not theirs.measurement_id
+    return own if is_unset else theirs
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, agent: str) -> _Destination:
-    """The first that is set; an ID and a secret stay with the endpoint that they came with."""
-    named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
-    placeholder, problem = _CODEGEN["tracking_id"], ""
-    copies = [(product.endpoint, own_id) for own_id in ("", product.tracking_id, placeholder)]
-    # Google takes nothing without a secret: such an ID is a copy of what an earlier version of the tool had.
-    is_old = product.api_secret and not config.api_secret and re.fullmatch(
-        "https://([a-z0-9-]+[.])?google-analytics[.]com/mp/collect", config.endpoint)
-    if named[0]:
-        found = _Destination("environment", *named)
-    elif config.endpoint and not is_old and (config.endpoint, config.tracking_id) not in copies:
-        found = _Destination("config file", config.endpoint, config.tracking_id, config.api_secret)
-    else:  # the config file holds a copy of the product's endpoint and ID; a secret beside it belongs to them
-        secret = product.api_secret or config.api_secret * (config.tracking_id == product.tracking_id)
-        found = _Destination("product", product.endpoint, product.tracking_id, secret)
+    """Where events go now, or why nowhere."""
+    found, problem = _named(product, environ, config), ""
     # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
     url = re.fullmatch(r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
                        r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
-    if found.source == "product" and (not found.api_secret or found.measurement_id in ("", placeholder)):
-        problem = f"{product.command} has no measurement ID and secret of its own"
-    elif not url or int(url.group(1) or 0) > 65535:
+    if not url or int(url.group(1) or 0) > 65535:
         problem = (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII without a "
                    "user name")
+    elif _is_google(found.endpoint) and not (found.measurement_id and found.api_secret):
+        who = product.command if found.source == "product" else f"the {found.source}"
+        problem = f"{who} has no measurement ID and secret of its own for Google Analytics"
     elif not (found.measurement_id + found.api_secret).isprintable():
         problem = f"the {found.source}'s ID or secret has characters that can't be sent"
     key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
-    return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key)
+    return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key,
+                          at_once=found.source == "environment" or is_ci(environ))
 
 
 def _masked(url: str) -> str:
-    """The URL without its fragment, and `***` for the value of an `api_secret` and of any name in %-code."""
-    return re.sub("(?i)([?&;](?:api_secret|[^&=]*%[^&=]*)=)[^&]*", r"\1***", url.partition("#")[0])
+    """The URL without its fragment, and `***` for every value in its query but that of `measurement_id`."""
+    def hidden(match: re.Match[str]) -> str:
+        name, mark, _ = match.group().partition("=")
+        return match.group() if name == "measurement_id" else f"{name * bool(mark)}{mark}***"
+
+    base, mark, query = url.partition("#")[0].partition("?")
+    return base + mark + re.sub("[^&;]+", hidden, query)
 
 
 def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[str, str], bytes]:
@@ -671,19 +1013,24 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
 # === Outbox: what waits? ===
 
 _MAX_WAITING = 500
-_MAX_AGE = 72 * 3600.0     # seconds; GA4 takes no older events
-_HOUR = 3600 * 10 ** 6     # microseconds
+_MAX_AGE = 28 * 86400.0    # seconds; GA4 moves the time of what is older than 72 hours, and counts it
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
+_MINUTE = 60.0             # of a hold, of a rest, and of a pause that counts as no failure
 _FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
 _BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
-_CLAIM = "[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
-_PAUSE = "[0-9a-f]{8}[.]pause"
-_OURS = f"{_EVENT}|{_CLAIM}|{_PAUSE}|({_EVENT}|{_PAUSE}){_TEMPORARY}"
-# Seconds until a file or claim of this ending is no longer kept; a pause counts failures of weeks in a row.
-_MAX_AGES = MappingProxyType({"json": _MAX_AGE, "pause": 10 * _MAX_AGE, "claim": _STALE_SECONDS,
+_CLAIM = "[0-9a-f]{8}-[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
+_STATE = "(hold|[0-9a-f]{8})[.]state"
+_WAITS = f"{_EVENT}|{_CLAIM}|{_EVENT}{_TEMPORARY}"
+_OURS = f"{_WAITS}|{_STATE}|{_STATE}{_TEMPORARY}"
+# Seconds until a file or claim of this ending is no longer kept; a state counts failures of weeks in a row.
+_MAX_AGES = MappingProxyType({"json": _MAX_AGE, "state": 30 * 86400.0, "claim": _STALE_SECONDS,
                               "tmp": _STALE_SECONDS, "sent": -1.0})
+# Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
+_REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
+                             "cut": ("pause", _MINUTE), "delivered": ("rest", _MINUTE)})
+_State = namedtuple("_State", "why until failures", defaults=("", 0.0, 0))
 
 
 class _Outbox:
@@ -694,13 +1041,14 @@ class _Outbox:
     | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
     | `<destination>-<process>-<random>.claim/` | events that a process is sending |
     | the same with `.sent` | delivered events being deleted |
-    | `<destination>.pause` | when the next try is due after a failure, and how many there were in a row |
+    | `<destination>.state` | why nothing is tried and until when: a pause or a rest; failures in a row |
+    | `hold.state` | the same for every destination: the first-run notice was just shown |
     | `*.tmp` | a file being written |
     """
 
     def __init__(self, folder: str) -> None:
         self._folder = folder  # an empty text, when there is no place, is no folder to the system
-        self._room = 0  # how many events may be put before the next look at what waits
+        self._known = self._unseen = 0  # how many wait, and how many may be put before the next look
 
     def path(self, *names: str) -> str:
         return os.path.join(self._folder, *names)
@@ -716,8 +1064,12 @@ class _Outbox:
         """Names of the events that wait for this client and destination, oldest first."""
         return self.names(f"[0-9]{{16}}-{to.client_id[:8]}-{to.key}-[0-9a-f]{{8}}[.]json")
 
+    def is_crowded(self, to: _Destination) -> bool:
+        """Whether so many wait that a rest ends. A look costs time, so it is taken only where it may matter."""
+        return (self._known == 0 or self._known >= _MAX_BATCH) and len(self.waiting(to)) >= _MAX_BATCH
+
     def present(self) -> set[str]:
-        """Names of all events that wait or are being sent; a second look, for they move both ways."""
+        """Names of all events that wait or are being sent; a second look, because they move both ways."""
         found = set(self.names(_EVENT))
         for claim in self.names(".*[.]claim"):
             with suppress(PermissionError):  # of another user
@@ -727,18 +1079,20 @@ class _Outbox:
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
-        with suppress(FileExistsError):
-            os.mkdir(self._folder, 0o700)
-        self._write(name, to, event)
-        self._room -= 1
-        if self._room < 0:  # a look costs time
-            self._room = min(50, _MAX_WAITING - self.trim())
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
+        _make_folder(self._folder)
+        _store(self.path(name), json.dumps(record, allow_nan=False).encode())
+        self._known += 1
+        self._unseen -= 1
+        if self._unseen < 0:
+            self._known = self.trim()
+            self._unseen = min(50, _MAX_WAITING - self._known)
         return name
 
     def trim(self) -> int:
-        """Delete events beyond the newest 500 and the last 72 hours: how many stay. Raises OSError."""
-        events, oldest = self.names(_EVENT), f"{max(0, time.time() - _MAX_AGE) * 1e6:016.0f}"
-        kept = [name for name in events[-_MAX_WAITING:] if name > oldest]
+        """Delete events beyond the newest 500 and the last 28 days: how many stay. Raises OSError."""
+        events, oldest = self.names(_EVENT), f"{max(0.0, _wall_time() - _MAX_AGE) * 1e6:016.0f}"
+        kept = [name for name in events[-_MAX_WAITING:] if name >= oldest]
         for name in events[:len(events) - len(kept)]:
             _unlink(self.path(name))
         return len(kept)
@@ -747,18 +1101,18 @@ class _Outbox:
         """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
         for name in self.names(_OURS):
             ending, stamp = name.rpartition(".")[2], name[:16]
-            is_foreign = ending == "json" and name[17:25] != client_id[:8]
-            # by its own stamp, where it has one, for the clock of a file server may be hours off
-            age = abs(time.time() - int(stamp) / 1e6) if stamp.isdigit() else _age(self.path(name))
-            if ending == "tmp":  # what corrects an event has the stamp of a wrong clock
-                age = min(age, _age(self.path(name)))
-            if is_foreign or age > _MAX_AGES[ending]:
+            is_event = ending == "json"
+            # An event's age is by its own stamp: one of a clock that was ahead is not old.
+            age = _wall_time() - int(stamp) / 1e6 if is_event else _age(self.path(name))
+            is_foreign = is_event and name[17:25] != client_id[:8]
+            if is_foreign or age > _MAX_AGES[ending] and (is_event or _token() not in name):
                 (self.give_back if ending == "claim" else self.delete)(name)
 
     def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
         """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
-        claim = f"{to.key}-{os.getpid()}-{os.urandom(4).hex()}.claim"
+        claim = f"{to.key}-{_token()}-{os.urandom(4).hex()}.claim"
         os.mkdir(self.path(claim), 0o700)
+        os.chmod(self.path(claim), 0o700)
         events: dict[str, Any] = {}
         for name in sorted(self.waiting(to), key=lambda name: name not in own):
             if len(events) < _MAX_BATCH:
@@ -767,25 +1121,12 @@ class _Outbox:
                     if event:
                         os.rename(self.path(name), self.path(claim, name))
                         events[name] = event
-                        ahead = event["timestamp_micros"] - time.time_ns() // 1000
-                        hours = (ahead - _HOUR // 60) // _HOUR + 1
-                        if hours > 0:  # GA4 takes nothing of the future; clocks are ahead by hours as a rule
-                            event["timestamp_micros"] -= hours * _HOUR
-                            self._write(name, to, event, claim)  # so that it never changes again
                     else:
                         os.unlink(self.path(name))
-        _stamp(self.path(claim))
+        _stamp_file(self.path(claim))
+        if not events:
+            self.give_back(claim)
         return claim, events
-
-    def holds(self, claim: str, events: Iterable[str]) -> bool:
-        """Whether a claim holds what it held; another process may have given it back, or deleted it."""
-        return self.names(_EVENT, claim) == sorted(events)
-
-    def _write(self, name: str, to: _Destination, event: dict[str, Any], *claim: str) -> None:
-        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
-        target = self.path(*claim, name)
-        _store(self.path(name), json.dumps(record, allow_nan=False).encode(),
-               lambda temporary, _: os.replace(temporary, target))
 
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
@@ -798,57 +1139,95 @@ class _Outbox:
         except (ValueError, KeyError, RecursionError):
             return None
 
+    def holds(self, claim: str, events: Iterable[str]) -> bool:
+        """Whether a claim holds what it held; another process may have given it back, or deleted it."""
+        return self.names(_EVENT, claim) == sorted(events)
+
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
         with suppress(OSError):
-            for name in self.names(_EVENT, claim):
+            names = self.names(_EVENT, claim)
+            for name in names:
                 os.rename(self.path(claim, name), self.path(name))
             os.rmdir(self.path(claim))
-            self.trim()
+            if names:
+                self._known = self.trim()
 
     def delete(self, name: str) -> None:
         """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
         _unlink(self.path(name))  # what is no folder
         done = name.replace(".claim", ".sent")
         with suppress(OSError):
-            _patiently(partial(os.rename, self.path(name), self.path(done)))
+            _replace(self.path(name), self.path(done))
         for folder in {done, name}:  # Windows may refuse to rename it
-            with suppress(OSError):  # of another user it can't even be listed
-                for event in self.names(_EVENT, folder):
+            with suppress(OSError):
+                for event in os.listdir(self.path(folder)):
                     _unlink(self.path(folder, event))
                 os.rmdir(self.path(folder))
 
+    def discard(self, pattern: str = _WAITS) -> None:
+        """Delete what waits, or what matches, as far as that can be done. Raises OSError if it can't be read."""
+        for name in self.names(pattern):
+            self.delete(name)
+        with suppress(OSError):  # something else may be in it
+            os.rmdir(self._folder)
+
     def clear(self, pattern: str = _OURS) -> None:
-        """Delete what is ours and matches, then the folder if empty. Raises OSError if something stays."""
-        for _ in range(4):  # another process may be writing into it just now
-            for name in self.names(pattern):
-                self.delete(name)
-            with suppress(OSError):  # something of others may be in it
-                os.rmdir(self._folder)
+        """Delete all that is ours, or what matches. Raises OSError if something stays."""
+        for _ in range(10):
+            self.discard(pattern)
             if not self.names(pattern):
                 return
-            time.sleep(0.01)
+            _Clock.sleep(0.01)
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
-    def paused(self, key: str) -> tuple[float, int]:
-        """Until when (seconds since 1970; 0 for now) nothing is tried, and the failures in a row."""
+    def state(self, name: str) -> _State:
+        """Hold, pause or rest as it was stored, over or not."""
         try:
-            record = _read_object(self.path(key + ".pause"))
-            until, failures = float(record["until"]), max(0, int(record["failures"]))
+            record = _read_object(self.path(name + ".state"))
+            why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
+            began = until - _REASONS[why][1]
+            is_same_run = why == "notice" and record["process"] == os.getpid() and _PROCESS_START <= began
+            return _State(why, float("inf") if is_same_run else until, failures)
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return 0.0, 0
-        left = until - time.time()  # more than a day: the clock was set back since
-        return (until if 0 < left <= _LAST_PAUSE else 0.0), failures
+            return _State()
 
-    def pause(self, to: _Destination, asked: float) -> None:
-        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0."""
-        until, failures = self.paused(to.key)
-        if until and not asked:
+    def obstacle(self, to: _Destination) -> _State:
+        """The hold, pause or rest that keeps the events of a destination here; an empty one for none."""
+        for name in ("hold", to.key)[to.at_once:]:
+            state = self.state(name)
+            left = state.until - time.time()  # longer than its kind allows: the clock was set back since
+            is_on = state.why and (0 < left <= _REASONS[state.why][1] or state.until == float("inf"))
+            if is_on and not (to.at_once and state.why == "delivered"):
+                return state
+        return _State()
+
+    def begin(self, name: str, why: str, seconds: float, failures: int = 0) -> None:
+        """Store that nothing is tried from now on. Raises OSError."""
+        record = {"why": why, "until": time.time() + seconds, "failures": failures, "process": os.getpid()}
+        _make_folder(self._folder)
+        _store(self.path(name + ".state"), json.dumps(record).encode())
+
+    def rest(self, to: _Destination) -> None:
+        """After a delivery begin a rest, where the destination knows one; the failures are forgotten."""
+        with suppress(OSError):
+            if to.at_once:
+                os.unlink(self.path(to.key + ".state"))
+            else:
+                self.begin(to.key, "delivered", _MINUTE)
+
+    def pause(self, to: _Destination, asked: float, is_fair: bool) -> None:
+        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0; of a
+        minute, which counts as no failure, for a request that had no fair chance."""
+        failures = self.state(to.key).failures
+        if _REASONS.get(self.obstacle(to).why, ("",))[0] == "pause" and not asked:
             return  # another process failed together with us: that is one failure, not two
         seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
-        record = {"endpoint": _masked(to.endpoint), "until": time.time() + seconds, "failures": failures + 1}
         with suppress(OSError):
-            _store(self.path(to.key + ".pause"), json.dumps(record).encode(), os.replace)
+            if is_fair:
+                self.begin(to.key, "failed", seconds, failures + 1)
+            else:
+                self.begin(to.key, "cut", _MINUTE, failures)
 
 
 # === Sender: how does it leave? ===
@@ -856,8 +1235,12 @@ class _Outbox:
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
 _MIN_STACK = 2 ** 18   # bytes; `threading.stack_size` may give a thread less, which would end the process
-_KEPT_4XX = frozenset((407, 408, 425, 429))  # the proxy's or the moment's fault, not the events'
-_NO_ANSWER: _Answer = (0, 0.0)
+_KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # the operator's, the proxy's or the moment's fault
+_NO_ANSWER = (0, 0.0)  # the status and the seconds that Retry-After asks for, each 0 for none
+_HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
+                      "proxy-authorization"))
+# A request on its way: where to, from which claim, its events by name, and since when.
+_Request = namedtuple("_Request", "to claim events began")
 
 
 def _retry_seconds(text: str) -> float:
@@ -871,149 +1254,155 @@ def _retry_seconds(text: str) -> float:
     return min(max(seconds, 1.0), _LAST_PAUSE)
 
 
-def _post(to: _Destination, events: list[dict[str, Any]], may_send: Callable[[], bool],
-          cuts: _Calls) -> _Answer:
-    """Send one request, if we still may once the connection stands: the caller bounds its time as a whole,
-    and may call what it finds in `cuts` to end it."""
+def _bounded(kind: Any, operations: tuple[str, ...], left: Callable[[], float]) -> Any:
+    """A class of sockets each of whose operations may take what is left of the second, and no more."""
+    def bound(operation: Any) -> Any:
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            self.settimeout(left())
+            return operation(self, *arguments, **options)
+        return call
+    return type(kind.__name__, (kind,), {name: bound(getattr(kind, name)) for name in operations})
+
+
+def _connected(address: tuple[str, int], left: Callable[[], float]) -> Any:
+    """A socket to one of the host's addresses, each of which gets its share of what is left, so that dead ones
+    don't use it up. A name look-up can't be interrupted: what comes late finds its time gone."""
     import socket
+    kind = _bounded(socket.socket, ("sendall", "recv_into"), left)
+    found = socket.getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM)
+    problem = OSError("the host has no address")
+    for number, (family, sort, protocol, _, place) in enumerate(found):
+        try:
+            connection = kind(family, sort, protocol)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            if connection.fileno() <= 2:
+                raise OSError("it would stand in the place of a closed standard stream")
+            connection.settimeout(left() / (len(found) - number))
+            connection.connect(place)
+            return connection
+        except OSError as error:
+            connection.close()
+            problem = error
+    raise problem
+
+
+def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[], float]) -> Any:
+    """A class of HTTP connections that are over with the second and send no header but our own."""
     from http import client
-    from urllib import request as urllib
-    is_secure = to.endpoint.lower().startswith("https")
-    kind: Any = client.HTTPSConnection if is_secure else client.HTTPConnection
+
+    class Response(client.HTTPResponse):
+        def begin(self) -> None:
+            super().begin()
+            while 100 <= self.status < 200:  # not the answer yet
+                self.headers = None  # type: ignore[assignment]  # so that `begin` reads another one
+                super().begin()
 
     class Connection(kind):  # type: ignore[misc]
+        response_class = Response
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._create_connection = lambda address, *ignored: _connected(address, left)
+
         def connect(self) -> None:
-            super().connect()  # which may take its time to look the name up
-            # the method of a plain socket, for that of an SSLSocket has it go on without encryption
-            cuts.append(partial(socket.socket.shutdown, self.sock, socket.SHUT_RDWR))
-            if not may_send():
+            super().connect()
+            if not may_post():
                 raise TimeoutError("too late, or no longer allowed")
+
+        def putheader(self, header: Any, *values: Any) -> None:
+            if str(header).lower() in _HEADERS:  # else a patch of the host's has added it
+                super().putheader(header, *values)
+
+    return Connection
+
+
+def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[], bool],
+          end: float) -> tuple[int, float]:
+    """Send one request, if we still may once the connection stands: the status and Retry-After. It is over
+    when the clock shows `end`. This is the one place that opens a socket."""
+    from http import client
+    from urllib import request as urllib
+
+    def left() -> float:
+        if _Clock.now() >= end:
+            raise TimeoutError("the second is over")
+        return end - _Clock.now() + 0.001  # never 0, which means something else
+
+    class Opener(urllib.OpenerDirector):
+        def open(self, request: Any, data: Any = None, timeout: Any = None) -> Any:
+            """Not the inherited one: what instruments that writes the URL with its secret into a trace."""
+            request.timeout = _REQUEST_SECONDS
+            return self._open(handler.do_request_(request))  # type: ignore[attr-defined]
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    opener, proxies = urllib.OpenerDirector(), urllib.getproxies_environment().items()
-    opener.add_handler(urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")}))
-    opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
-    more: dict[str, Any] = {}
+    is_secure, more = to.endpoint.lower().startswith("https"), {}
     if is_secure:
         import ssl
-        more["context"] = ssl.create_default_context()
+        context = ssl.create_default_context()
+        context.sslsocket_class = _bounded(context.sslsocket_class, ("do_handshake", "send", "recv_into"), left)
+        more["context"] = context
     handler: Any = urllib.HTTPSHandler(0, **more) if is_secure else urllib.HTTPHandler(0)
-    setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, Connection, **more))
+    kind = _connection_class(client.HTTPSConnection if is_secure else client.HTTPConnection, may_post, left)
+    setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, kind, **more))
+    proxies = urllib.getproxies_environment().items()
+    opener = Opener()
+    opener.add_handler(urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")}))
+    opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
     opener.add_handler(handler)
     url, headers, data = _request(to, events)
     try:
-        with opener.open(urllib.Request(url, data, headers), None, _REQUEST_SECONDS) as response:
+        with opener.open(urllib.Request(url, data, headers)) as response:
             wish = response.headers.get("Retry-After", "")
             return response.status, _quietly(partial(_retry_seconds, wish), 0.0)
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Threads that begin in here leave signals to the host's; even SIGPIPE, by which a lost connection may
-    end a process, but not those of a crash, which faulthandler reports."""
+def _leave_signals_to_the_host() -> None:
+    """Have this thread take no signal, not even SIGPIPE, by which a lost connection may end a process; but
+    those of a crash, which faulthandler reports. Under gevent this thread is the host's own."""
     import signal
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS,
-               signal.SIGTRAP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
+    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
+    if hasattr(signal, "pthread_sigmask") and is_own:
+        crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS,
+                   signal.SIGTRAP}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
-        yield
-    finally:
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        finally:  # a handler may have raised before it
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _in_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
-
-
-class _Signals:
-    """Keeps signals that the host handles in Python from their handlers while we wait in a hook of a fork, in
-    the main thread: what a handler raises there would be lost."""
-
-    def __init__(self) -> None:
-        self.came: list[tuple[int, int]] = []   # to which process, and its number
-        self.handlers: dict[int, Any] = {}      # the host's, by number
-
-    def _note(self, number: int, frame: object) -> None:
-        self.came.append((os.getpid(), number))
-
-    def hold(self) -> None:
-        """Note the signals that come from now on."""
-        import signal
-        try:
-            for number in signal.valid_signals():
-                handler: Any = signal.getsignal(number)
-                is_idle = getattr(handler, "__name__", "") == "_sighandler_noop"  # asyncio has a descriptor
-                if callable(handler) and not is_idle and number not in self.handlers:
-                    self.handlers[number] = handler
-                    signal.signal(number, self._note)
-        except ValueError:  # not in the main interpreter
-            self.handlers.clear()
-
-    def release(self) -> None:
-        """Give the host its handlers back and, shortly afterwards, the signals that came to this process."""
-        import signal
-        try:
-            while self.handlers:
-                number = next(iter(self.handlers))
-                if signal.getsignal(number) == self._note:  # else a hook of the host has set another one
-                    signal.signal(number, self.handlers[number])
-                del self.handlers[number]
-        finally:
-            if self.handlers:  # one that came just now raised
-                self.release()
-        numbers = [number for process, number in self.came if process == os.getpid()]
-        main, self.came = threading.get_ident(), []
-
-        def repeat() -> None:
-            time.sleep(0.01)
-            for number in numbers:
-                if callable(signal.getsignal(number)):  # else it is too late for it
-                    signal.pthread_kill(main, number)
-
-        if numbers:
-            with suppress(RuntimeError):  # no thread to be had
-                threading.Thread(None, repeat, daemon=True).start()
+def _can_start() -> bool:
+    """Whether a thread can begin and open a socket: not at the end of the main thread, with a tiny stack, or
+    where a standard stream is closed, whose place the socket would take."""
+    main = threading.main_thread()
+    is_over = threading.current_thread() is main and not main.is_alive()
+    if sys.is_finalizing() or is_over or 0 < threading.stack_size() < _MIN_STACK:
+        return False
+    with suppress(OSError):
+        return os.name == "nt" or all(os.fstat(descriptor) for descriptor in (0, 1, 2))
+    return False
 
 
 class _Sender:
-    """Sends what waits on two daemon threads of a process, which end when nothing is left to send.
+    """Sends what waits on one daemon thread of a process: claim, post, settle, until nothing may be sent. The
+    thread and the exit share one value, the request that is on its way: either of them settles it, once."""
 
-    One decides; the other one posts, and may be left behind there: a name look-up or a TLS handshake can't
-    be interrupted. The caller's thread starts both: since Python 3.12 none can be started once the main
-    thread has ended.
-    """
-
-    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None],
-                 at_exit: Callable[[], None]) -> None:
+    def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
         self.outbox = outbox
-        self._look = look                       # where events may go now
-        self._lock = threading.RLock()          # guards all below; reentrant, as signal handlers may record
-        self._threads: list[threading.Thread] = []
-        self._runs = False                      # whether the threads have something to do
-        self._rests: set[int] = set()           # threads about to fork; then no request begins
-        self._rested = False                    # whether something is to be sent after that
-        self._signals = _Signals()              # those that come meanwhile
-        self._loading = self._posting = False   # what they are doing: importing the network code, a request
-        self._own: set[str] = set()             # events of this object that are not known to be delivered
-        self._lost = False                      # one of them was refused or thrown away
-        self._leave_by = float("inf")           # monotonic; until then the exit waits
-        self._fair = _FAIR_SECONDS              # as long as the exit does not wait
-        atexit.register(at_exit)
-        if hasattr(os, "register_at_fork"):
-            rest, resume = weakref.WeakMethod(self.rest), weakref.WeakMethod(self.resume)
-            os.register_at_fork(before=lambda: (rest() or bool)(),  # noqa: PLW0108, for it may be gone
-                                after_in_parent=lambda: (resume() or bool)(True),
-                                after_in_child=lambda: (resume() or bool)(False))
+        self._look = look                # where the user lets events go now
+        self._lock = threading.RLock()   # guards what follows; reentrant, as signal handlers may record
+        self._thread: threading.Thread | None = None
+        self._on_its_way: Any = None     # a _Request
+        self._own: set[str] = set()      # events of this object that are not known to be delivered
+        self._lost = False               # one of them was refused, or could not be written
+        self._flushes = 0                # calls of `flush` under way: they pass over a rest
+        self._leave_by = float("inf")    # when the exit stops waiting
+        self._loading = threading.Lock()  # held while the network code loads: a lock that an import holds in a
+        if hasattr(os, "register_at_fork"):  # fork is held in the child for ever
+            os.register_at_fork(before=self._loading.acquire, after_in_parent=self._loading.release,
+                                after_in_child=self._loading.release)
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
@@ -1028,261 +1417,269 @@ class _Sender:
             self._own.add(name)
         return name
 
-    def wake(self) -> None:
-        """See to it that what waits is sent. Without a thread to be had it stays for the next run."""
-        threads: list[threading.Thread] = []
+    def destination(self) -> _Destination | None:
+        """Where something may go now, or None: the one answer that the caller, the thread and the exit ask."""
+        to = self._look()
+        why = self.outbox.obstacle(to).why if to else ""
+        is_over = why == "delivered" and (self._flushes or self.outbox.is_crowded(to))
+        return to if not why or is_over else None
+
+    def start(self) -> None:
+        """See to it that the thread runs. Without one to be had, what waits is left to the next run."""
         with self._lock:
-            self._rested = self._rested or bool(self._rests)
-            if (self._runs or self._rests or self._leave_by < float("inf") or sys.is_finalizing()
-                    or 0 < threading.stack_size() < _MIN_STACK):
+            if self._thread or self._leave_by < float("inf") or not _can_start():
                 return
+            self._thread = thread = threading.Thread(None, self._run, "telemetry", daemon=True)
             try:
-                self._runs = True  # first of all, for a signal handler may record, and wake, meanwhile
-                calls: _Calls = []
-                called = threading.Semaphore(0)
-                threads += [threading.Thread(None, work, "telemetry", (calls, called), daemon=True)
-                            for work in (self._run, self._call)]
-                self._threads = threads
-                with _signals_blocked():
-                    for thread in reversed(threads):
-                        thread.start()
+                thread.start()
             except RuntimeError:
                 pass  # none to be had
-            finally:  # a signal handler may have raised anywhere, even in here
-                self._runs = False
-                self._runs = any(thread.is_alive() for thread in threads[:1])
-                if threads and not self._runs:
-                    if self._threads is threads:
-                        self._threads = []
-                    called.release()
+            finally:  # a signal handler may have raised, too
+                if not thread.is_alive():
+                    self._thread = None
 
-    def _call(self, calls: _Calls, called: threading.Semaphore) -> None:
-        """The thread that posts, until it is called for nothing."""
-        while called.acquire() and calls:
-            calls.pop()()
-
-    def _run(self, calls: _Calls, called: threading.Semaphore) -> None:
-        """The thread that decides, and ends the other one."""
-        with self._lock:  # after `wake`, which may have been interrupted and have given us up
-            is_wanted = threading.current_thread() in self._threads
-        if is_wanted:
-            _quietly(partial(self._send, calls, called), None)
-        called.release()
+    def _run(self) -> None:
+        """The thread. It imports first, because an exit that came in the middle would leave a claim behind."""
         with self._lock:
-            if threading.current_thread() in self._threads:
-                self._runs = self._loading = self._posting = False
+            is_wanted = self._thread is threading.current_thread()
+        try:
+            if is_wanted:
+                with self._loading:
+                    _leave_signals_to_the_host()
+                    import encodings.idna  # which a name look-up needs
+                    import urllib.request
+            while is_wanted and self._send():
+                pass
+        except Exception:  # broad on purpose: nothing that goes wrong here is for the host's eyes
+            pass
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():
+                    self._thread = None
 
-    def _send(self, calls: _Calls, called: threading.Semaphore) -> None:
-        """Claim and post until nothing is left to send, or a request failed."""
-        goes_on = True
-        tried: list[str] = []
-        while goes_on:
-            to = self._look()
-            if to:
+    def _send(self) -> bool:
+        """Claim, post and settle up to 25 events; False when the thread has to end."""
+        request, answer, goes_on = self._claimed(), _NO_ANSWER, False
+        if request:
+            try:
+                answer = _post(request.to, list(request.events.values()), partial(self._may_post, request),
+                               request.began + _REQUEST_SECONDS)
+            finally:
+                goes_on = self._settle(request, answer)
+        return goes_on
+
+    def _claimed(self) -> Any:
+        """The next request; None if there is none: in one step with the end of the thread, so that no event
+        falls between. The exit waits for this run's events, and for no request that it would cut short."""
+        with self._lock:
+            to, left = self.destination(), self._leave_by - _Clock.now()
+            if to and left >= _FAIR_SECONDS:
                 self.outbox.tidy(to.client_id)
-            with self._lock:  # one step with the end of the threads, so that no event falls between
-                names = self.outbox.waiting(to) if to else []
-                left = self._leave_by - time.monotonic()
-                rests = self._rests and tried
-                if rests or left <= self._fair or left < float("inf") and self._own.isdisjoint(names):
-                    self._rested = bool(rests and names)
-                    names = []  # the exit waits for this run's events, and for no request that is cut short
-                if not to or names in ([], tried):  # those that still wait after a turn can't be taken
-                    self._runs = False
-                    return
-                tried = names
-            self._loading = True  # some 50 ms, once in a process
-            import encodings.idna  # noqa: F401, which a name look-up needs
-            import urllib.request  # noqa: F401
-            self._loading = False
-            goes_on = self._deliver(to, calls, called)
-            self._posting = False
+                if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
+                    claim, events = self.outbox.take(to, self._own)
+                    self._on_its_way = _Request(to, claim, events, _Clock.now()) if events else None
+                    if events:
+                        return self._on_its_way
+            self._thread = None
+            return None
 
-    def _deliver(self, to: _Destination, calls: _Calls, called: threading.Semaphore) -> bool:
-        """Claim and post up to 25 events and act on the answer; False if that failed."""
-        def may_send() -> bool:
-            return time.monotonic() < end and self.outbox.holds(claim, events) and to == self._look()
+    def _may_post(self, request: Any) -> bool:
+        """Whether a request about to go still may: a rest that began meanwhile does not stop it."""
+        return (_Clock.now() < min(request.began + _REQUEST_SECONDS, self._leave_by)
+                and self._on_its_way is request and self._is_allowed(request)
+                and self.outbox.obstacle(request.to).why in ("", "delivered"))
 
-        def call() -> None:
-            answers.append(_quietly(partial(_post, to, list(events.values()), may_send, cuts), _NO_ANSWER))
-            answered.set()
+    def _is_allowed(self, request: Any) -> bool:
+        """Whether nobody said no meanwhile, and no other process has taken the claim over."""
+        return self._look() == request.to and self.outbox.holds(request.claim, request.events)
 
-        claim, events = self.outbox.take(to, self._own)
-        began = time.monotonic()
-        end, is_over = began + _REQUEST_SECONDS, False
-        answers: list[_Answer] = []
-        cuts: _Calls = []
-        answered = threading.Event()
-        self._posting = bool(events)
-        if not events or self._leave_by - began <= self._fair or not may_send():
-            self.outbox.give_back(claim)
-            return True
-        calls.append(call)
-        called.release()
-        while not answers and not is_over:  # and a look after the end: we may have been stopped
-            is_over = time.monotonic() >= min(end, self._leave_by)
-            answered.wait(0.02)
-        answer = answers[0] if answers else None
-        for cut in () if answer else cuts:
-            _quietly(cut, None)  # so that the other thread ends
-        if not answer and time.monotonic() - began < self._fair:
-            return False  # Ctrl-C cut it too soon for a failure: its claim is left, as by a kill
-        return self._settle(to, claim, events, answer or _NO_ANSWER)
-
-    def _settle(self, to: _Destination, claim: str, events: dict[str, Any], answer: _Answer) -> bool:
-        """Delete, drop or keep the events of a request that was answered so. Whether it delivered them."""
+    def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
+        """Delete, or keep, the events of a request that was answered so; whether it delivered them. Thread and
+        exit both come here, and whoever is second finds it done."""
         status, asked = answer
-        delivered = 200 <= status < 300
-        if not delivered and self.outbox.holds(claim, events):  # else `disable` deleted it, or we slept
-            self.outbox.pause(to, asked)
-        if delivered or 400 <= status < 500 and status not in _KEPT_4XX:
-            # before the files are gone, for whatever is gone counts as delivered
-            self._lost = self._lost or not delivered and not self._own.isdisjoint(events)
-            self.outbox.delete(claim)
-            self._own.difference_update(events)
-        else:
-            self.outbox.give_back(claim)
-        if delivered:
-            self.outbox.delete(to.key + ".pause")
-        return delivered
+        is_delivered = 200 <= status < 300
+        is_refused = 400 <= status < 500 and status not in _KEPT_4XX
+        with self._lock:
+            if self._on_its_way is not request:
+                return False
+            self._on_its_way = None
+            is_allowed = self._is_allowed(request)
+            if is_allowed and not is_delivered:
+                self.outbox.pause(request.to, asked, is_fair)
+            if is_delivered or is_refused:
+                self._lost = self._lost or is_refused and not self._own.isdisjoint(request.events)
+                self.outbox.delete(request.claim)
+                self._own.difference_update(request.events)
+            else:
+                self.outbox.give_back(request.claim)
+            if is_delivered and is_allowed:
+                self.outbox.rest(request.to)
+        return is_delivered
+
+    def _is_waiting(self) -> bool:
+        """Whether events of this object wait or are on their way; those that are gone, some process delivered,
+        if it still may and their ID is still the user's."""
+        to = self._look()
+        with self._lock:
+            gone = self._own - self.outbox.present()
+            self._own -= gone
+            is_theirs = to and all(name[17:25] == to.client_id[:8] for name in gone)
+            self._lost = self._lost or bool(gone) and not is_theirs
+            return bool(self._own)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
-        deadline = time.monotonic() + timeout
-        while self._own:
-            to, left = self._look(), deadline - time.monotonic()
-            if to:
+        deadline = _Clock.now() + timeout
+        self._flushes += 1
+        try:
+            while self._own and self._is_waiting():
+                to, left = self.destination(), deadline - _Clock.now()
+                if not to or left <= 0:
+                    break
                 self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
-            with self._lock:
-                gone = self._own - self.outbox.present()
-                self._own -= gone  # delivered by some process, if it still may and the ID is the same
-                self._lost = self._lost or bool(gone) and (not to or to != self._look() or any(
-                    name[17:25] != to.client_id[:8] for name in gone))
-                if to and left > 0 and not self._own.isdisjoint(self.outbox.waiting(to)):
-                    self.wake()
-                    to = to if self._runs or self._rests else None
-            if not to or left <= 0:
-                break
-            time.sleep(min(left, 0.01))
+                if self.outbox.waiting(to):
+                    self.start()
+                    if not self._thread and self.outbox.waiting(to) and self.destination():
+                        break  # no thread to be had
+                self._join(min(left, 0.05))
+        finally:
+            self._flushes -= 1
         return not (self._own or self._lost)
 
-    def rest(self) -> None:
-        """Before a fork, let the threads end if they do so soon: a lock that one of them holds, that of an
-        import above all, would be held in the child for ever, and 3.12 and later warn of a fork beside it."""
-        began = since = time.monotonic()
-        self._rests.add(threading.get_ident())
-        alive = list(filter(threading.Thread.is_alive, self._threads))
-        if alive and _in_main_thread():
-            self._signals.hold()
-        while self._runs and any(map(threading.Thread.is_alive, self._threads[:1])):
-            now = time.monotonic()
-            if self._loading and now - began < 10:
-                since = now
-            elif self._signals.came or now - since > _REQUEST_SECONDS + 0.1:
-                break
-            time.sleep(0.005)
-        for thread in alive:
-            thread.join(0.05)  # one that ends; the other one may be stuck
-            time.sleep(0.001)  # it has some last instructions before it
-        for thread in self._threads:  # Linux counts it until it is gone
-            for _ in range(30 if hasattr(thread, "native_id") and not thread.is_alive() else 0):
-                if os.path.exists(f"/proc/self/task/{thread.native_id}"):
-                    time.sleep(0.001)
+    def _join(self, seconds: float) -> None:
+        """Wait for the thread so long at most; in slices, because Windows lets no Ctrl-C through a wait."""
+        thread = self._thread
+        if thread:
+            thread.join(seconds)
+        else:
+            _Clock.sleep(min(seconds, 0.01))
 
-    def resume(self, is_parent: bool) -> None:
-        """After a fork let the signals come that came meanwhile, and go on in the parent. Since Python 3.13,
-        which warns of a thread that begins here, that is left to the next event."""
-        self._rests.discard(threading.get_ident())
-        if not is_parent:
-            self._rests.clear()
-        if self._rested and not self._rests:
-            self._rested = False
-            if is_parent and sys.version_info < (3, 13):
-                self.wake()
-        if self._signals.handlers and _in_main_thread():
-            self._signals.release()
+    def finish_loading(self) -> None:
+        """Wait for the tens of milliseconds in which the network code loads: it evaluates source text, by which
+        CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
+        with self._loading:
+            pass
 
-    def leave(self, deadline: float) -> bool:
-        """Let the threads send this run's events until the deadline, and nothing more. Whether they ran."""
-        if self._own:
-            with suppress(OSError):  # the last of many processes leaves no more than may wait
-                self.outbox.trim()
-        with self._lock:
-            was_busy, now = self._runs, time.monotonic()
-            self._fair = min(_FAIR_SECONDS, max(0.0, deadline - now) / 2 or _FAIR_SECONDS)
-            self._leave_by = max(deadline, now) if self._own or self._posting else now
-        # A thread in the middle of an import can't react; but PyPy may crash when it ends there.
-        grace = 1.0 if sys.implementation.name == "pypy" and self._loading else 0.1
-        for thread in self._threads:  # Ctrl-C in a join has CPython 3.9 to 3.12 take it for an ended one
-            while (self._runs or thread.is_alive()) and time.monotonic() < self._leave_by + grace:
-                thread.join(0.05)  # in slices, because Windows lets no Ctrl-C through a wait
-            self._leave_by, grace = min(self._leave_by, time.monotonic()), 0.02  # the other one may be stuck
-        return was_busy
+    def leave(self, wait: float) -> None:
+        """Let the thread send this run's events for so many seconds, and nothing more; then settle what is still
+        on its way. Ctrl-C ends the wait."""
+        with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
+            if self._own:
+                with suppress(OSError):  # the last of many processes leaves no more than may wait
+                    self.outbox.trim()
+            self._leave_by = _Clock.now() + wait
+            while self._thread and (self._own or self._on_its_way) and _Clock.now() < self._leave_by:
+                self._join(max(0.0, min(self._leave_by - _Clock.now(), 0.05)))
+        with suppress(KeyboardInterrupt, SystemExit):
+            self._leave_by = min(self._leave_by, _Clock.now())
+            request = self._on_its_way
+            if request:
+                self._settle(request, _NO_ANSWER, _Clock.now() - request.began >= _FAIR_SECONDS)
 
 
 # === Telemetry: what the tool calls ===
 
-# All that is looked at before anything is recorded or sent.
-_Situation = namedtuple("_Situation", "refusal debug config destination",
-                        defaults=(_MISSING, _Destination("nobody", problem="it is off")))
+# All that is looked at before anything is recorded or sent; `is_due` is whether the notice has to be shown.
+_Situation = namedtuple("_Situation", "refusal debug config to is_due",
+                        defaults=(_MISSING, _Destination("nobody", problem="it is off"), False))
 
 
 def _say(name: str, text: str) -> bool:
-    """Write to `stdout` or `stderr`, with `?` for what it can't print; False if it is closed or full."""
+    """Write to `stdout` or `stderr`, with `?` for what it can't print: whether every byte was written. What the
+    host has put in place of a stream is written to by its own `write`."""
     def write() -> bool:
         stream: Any = getattr(sys, name)
         plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if not "┌".encode(encoding, "ignore"):  # the frame of the notice
             plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
-        data, raw = plain.encode(encoding, "replace"), getattr(getattr(stream, "buffer", None), "raw", None)
-        if raw is None:  # no real stream
-            stream.write(data.decode(encoding))
+        data = plain.encode(encoding, "replace")
+        if type(stream) is not TextIOWrapper:
+            written = stream.write(data.decode(encoding))
+            stream.flush()
+            return type(written) is not int or written >= len(plain)
         stream.flush()
-        while raw is not None and data:  # what stays in a buffer after an error fails again when the
-            written = raw.write(data)  # interpreter ends, and changes the exit code
+        raw = getattr(stream.buffer, "raw", stream.buffer)
+        while data:  # what stays in a buffer after an error fails again when the interpreter ends, and changes
+            written = raw.write(data)  # the exit code
             if not written:  # it is full, and does not block
                 return False
             data = data[written:]
         return True
-    return _quietly(write, False)  # it may be the host's own object
+    return _quietly(write, False)  # it may be closed, or the host's own object
+
+
+def _is_terminal() -> bool:
+    return _quietly(lambda: sys.stderr.isatty() is True, False)
 
 
 def _notice(product: Product) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
-             f"To disable: {product.command} telemetry disable",
-             *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
+             f"To disable: {product.opt_out}", *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
     width = max(map(len, lines)) + 3
     return "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
                       "└" + "─" * width + "┘", ""])
 
 
-def _shared(name: str, default: Any) -> Any:
-    """What all copies of this file in a process share, on the one object that they all know."""
-    return threading.main_thread().__dict__.setdefault(f"_telemetry_{name}", default)
+def _look(product: Product, path: str, agent: str, project_says_no: Callable[[], bool],
+          at_all: bool = False, environ: Mapping[str, str] = os.environ) -> _Situation:
+    """Look at environment, project and config file; off by environment, at no file unless `at_all`. With
+    `at_all`, for `status`, it does not matter whether anybody can see the notice."""
+    refusal = _variable_refusal(product, environ)
+    debug = _is_set(environ, product.env_prefix + "_DEBUG")
+    if refusal and not at_all:
+        return _Situation(refusal, debug)
+    config = _read_config(path)
+    to = _destination(product, environ, config, agent)
+    is_due = not (config.notice_shown or product.opt_in or is_ci(environ))
+    refusal = refusal or ("project" if project_says_no() else "") or _file_refusal(product, config, path, debug)
+    if not (refusal or to.at_once or debug or at_all) and is_due and not _is_terminal():
+        refusal = _UNTOLD
+    return _Situation(refusal, debug, config, to, is_due)
 
 
-def _next_stamp() -> int:
-    """Now in microseconds since 1970, different from all others in this process."""
-    taken, mine, now = _shared("stamps", {}), object(), time.time_ns() // 1000
-    stamp = now + (os.getpid() - now) % 128  # so that processes started together don't meet in a microsecond
-    while taken.setdefault(stamp, mine) is not mine:  # a signal handler or a fork could find a lock held
-        stamp += 128
-    for old in list(taken) if len(taken) % 1000 == 0 else ():
-        if old < now - 10 ** 7:  # not one that a thread, held up since it took its `now`, may still want
-            taken.pop(old, None)
-    return stamp
+def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -> bool:
+    """Make the config file and show the notice where they are due: whether events may be recorded then. Who
+    does not get the lock lets the other process show it. On failure nothing is left."""
+    def mark(document: dict[str, Any]) -> None:
+        document["hasShownTelemetryNotice"] = bool(document.get("hasShownTelemetryNotice") or is_shown)
+
+    def show() -> None:
+        if is_shown:
+            outbox.begin("hold", "notice", _MINUTE)  # before the mark, so that processes beside us keep it, too
+            if not _say("stderr", _notice(product)):
+                raise BlockingIOError(EINVAL, "nobody was told")
+
+    is_shown, is_new = seen.is_due and _is_terminal(), False
+    try:
+        if seen.config is _MISSING:
+            is_new = _create_config(path, True)
+        if is_shown or not _read_config(path).client_id:
+            _edit(path, mark, 0.0 if is_shown else 0.1, show)
+    except (OSError, ValueError) as error:
+        is_other = getattr(error, "errno", None) is None  # another process is at it
+        if is_shown and not is_other:
+            with suppress(OSError):
+                outbox.discard("hold[.]state")
+                if is_new:
+                    os.unlink(path)
+                    os.rmdir(os.path.dirname(path))
+        return is_other or not is_shown or seen.to.at_once
+    return True
 
 
-def _never_raises(default: object) -> Callable[[_T], _T]:
-    """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error."""
+def _never_raises(default: object) -> Callable[[T], T]:
+    """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error, and
+    where the host's tests capture events it goes on."""
     def decorate(method: Any) -> Any:
         @wraps(method)
         def guarded(self: Telemetry, /, *args: Any, **params: Any) -> Any:
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
+                if self._captured is not None:
+                    raise
                 kind = error.__class__  # no call, for the stack may be full, and the error holds objects
             try:
                 if self._look().debug:
@@ -1294,34 +1691,41 @@ def _never_raises(default: object) -> Callable[[_T], _T]:
     return decorate
 
 
-def _is_interrupted() -> bool:
-    """Whether Ctrl-C ended the main module, and not what ran in a console of the host's own."""
-    last = getattr(sys, "last_value", None)
-    if not isinstance(last, KeyboardInterrupt) or not last.__traceback__:
-        return False
-    frame = last.__traceback__.tb_frame
-    name, code = frame.f_globals.get("__name__"), frame.f_code
-    is_console = code.co_name != "<module>" or re.match("<(?!stdin>|string>)", code.co_filename)
-    return name == "runpy" or name == "__main__" and not is_console
-
-
 class _Command:
     """What `Telemetry.command` returns."""
 
-    def __init__(self, telemetry: Telemetry, params: dict[str, object]) -> None:
-        self._telemetry, self._params, self._began = telemetry, params, time.monotonic()
+    def __init__(self, telemetry: Telemetry, name: object, flags: Any, params: dict[str, object]) -> None:
+        self._telemetry, self._began, self._failed = telemetry, _Clock.now(), ""
+        self._params: dict[str, object] = {"command": name}
+        self._flags = flags
+        self.update(**params)
+        telemetry._check("command_executed", {"command": name})
 
     def update(self, /, **params: object) -> None:
         """Add what is known only later."""
+        self._telemetry._check("command_executed", params)
         self._params.update(params)
 
+    def fail(self, error: object) -> None:
+        """Say that the command failed, with an exception or a category of `ERROR_TYPES`: for tools that print
+        an error and return a code, or exit. Another exception that leaves the block wins over it."""
+        self._failed = _plain(error) if _plain(error) in ERROR_TYPES else error_type(error)
+
     def __enter__(self) -> _Command:
-        self._telemetry._wake()  # older events are sent while the tool works
-        self._began = time.monotonic()
+        self._telemetry._begin()
+        self._began = _Clock.now()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        self._telemetry._record_command(self._began, self._params, error)
+        category = self._failed
+        if error is not None and not (_quietly(lambda: _is_exit(error), False)):
+            category = error_type(error)
+        elif error is not None and not category:
+            code = _quietly(lambda: getattr(error, "exit_code", getattr(error, "code", 1)), 1)
+            is_success = code is None or issubclass(type(code), int) and code == 0
+            category = "" if is_success else error_type(error)
+        params = {"duration": round((_Clock.now() - self._began) * 1000), "success": True, "flags": self._flags}
+        self._telemetry._record_command({**params, **self._params}, category)
 
 
 class Telemetry:
@@ -1329,186 +1733,190 @@ class Telemetry:
 
     `version` is the tool's (letters, digits, `.+-_!`). `project` is the `telemetry` section of the project's
     own configuration, a mapping or None. `exit_wait` is how many seconds the interpreter's exit may wait.
+    `captured` is for a host's tests: a list that gets every event as it would be on the wire. Then nothing is
+    read, written, shown or sent, and ValueError is raised for what the product's table does not declare.
     """
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
-                 project: Mapping[str, object] | None = None, exit_wait: float = 1.0) -> None:
-        self._product, self._project, self._exit_wait = product, project, _number(exit_wait) or 0
-        self._version = version if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version)) else "unknown"
+                 project: Mapping[str, object] | None = None, exit_wait: float = 1.0,
+                 captured: list[dict[str, Any]] | None = None) -> None:
+        self._product, self._project, self._captured = product, project, captured
+        self._exit_wait = _quietly(lambda: _number(exit_wait), None) or 0
+        text = _plain(version)
+        self._version = text if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", text) else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
-        self._path, self._ci = _config_path(product), is_ci()
-        self._project_file, self._closed = _absolute(product.project_file), False
+        self._path, self._project_no = _config_path(product), ""
+        self._is_closed = self._is_interrupted = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
 
     @property
     @_never_raises(False)
     def enabled(self) -> bool:
         """Whether telemetry is on."""
-        return not self._look().refusal
+        return self._captured is not None or not self._look().refusal
 
     @property
     @_never_raises("unknown")
     def reason(self) -> str:
         """Who decided: "on by default", a variable, "project", the config file's path, "no place ..."."""
-        return self._look().refusal or _ON
+        return "captured" if self._captured is not None else self._look().refusal or _ON
 
     @_never_raises(None)
     def track(self, event: str = "", /, **params: object) -> None:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
-        self._record(_plain(event) or params.pop("event", ""), params)
+        name = _plain(event) or _plain(params.pop("event", ""))
+        self._check(name, params)
+        self._record(name, params)
 
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
         """A context manager that times its block and records `command_executed`, and `error_occurred` if it
-        failed. Its `update(**params)` adds what is known only later."""
-        word = _plain(name) or params.pop("name", "")
-        return _Command(self, {**params, "command": word, "flags": flags})
+        failed. Its `update(**params)` adds what is known only later, `fail(error)` says that it failed."""
+        return _Command(self, _plain(name) or params.pop("name", ""), flags, params)
 
     @_never_raises(False)
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
-        return self._sender().flush(timeout)
+        return self._captured is not None or self._sender().flush(timeout)
 
     @_never_raises(False)
     def close(self, timeout: float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
-        began = time.monotonic()
-        delivered, self._closed = self.flush(timeout), True
-        atexit.unregister(self._at_exit)
-        self._sender().leave(began + timeout)  # a request may be under way
-        return delivered
+        began = _Clock.now()
+        is_delivered, self._is_closed = self.flush(timeout), True
+        if self._captured is None:
+            atexit.unregister(self._at_exit)
+            self._sender().leave(max(0.0, began + timeout - _Clock.now()))  # a request may be under way
+        return is_delivered
 
-    def _look(self, environ: Mapping[str, str] = os.environ, at_all: bool = False) -> _Situation:
-        """Look at environment, project and config file; off by environment, at no file unless `at_all`."""
-        product = self._product
-        variables = ("DO_NOT_TRACK", product.env_prefix + "_DISABLED")
-        refusal = next((variable for variable in variables if _is_set(environ, variable)), "")
-        debug = _is_set(environ, product.env_prefix + "_DEBUG")
-        if refusal and not at_all:
-            return _Situation(refusal, debug)
-        config = _read_config(self._path)
-        projects = _projects(self._project, product.project_file, self._project_file)
-        refusal = refusal or _refusal(projects, config, self._path)
-        return _Situation(refusal, debug, config, _destination(product, environ, config, self._agent))
+    def _project_says_no(self) -> bool:
+        """The project's answer, which is looked for once."""
+        self._project_no = self._project_no or ("no" if _project_says_no(self._product, self._project) else "yes")
+        return self._project_no == "no"
+
+    def _look(self, at_all: bool = False) -> _Situation:
+        return _look(self._product, self._path, self._agent, self._project_says_no, at_all)
+
+    def _outbox(self) -> _Outbox:
+        return _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
 
     def _sender(self) -> _Sender:
         """This process's sender."""
         process = os.getpid()
         if process not in self._senders:
-            outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
-            self._senders.setdefault(process, _Sender(
-                outbox, lambda: self._open_way(self._look()), self._at_exit))
+            self._senders.setdefault(process, _Sender(self._outbox(), self._open_way))
+            atexit.register(self._at_exit)
         return self._senders[process]
 
-    def _record(self, event_name: object, params: Mapping[str, object], wake: bool = True) -> None:
-        seen, event = self._look(), _plain(event_name)
-        explain = self._explain if seen.debug else lambda line: None
+    def _open_way(self) -> _Destination | None:
+        """Where the user lets events go now; None for nowhere."""
+        seen = self._look()
+        is_untold = seen.is_due and not seen.to.at_once
+        is_shut = seen.refusal or seen.debug or seen.to.problem or not seen.to.client_id or is_untold
+        return None if is_shut else seen.to
+
+    def _check(self, event: str, params: Mapping[str, object]) -> None:
+        """Where events are captured, raise ValueError for what the table does not declare."""
         declared = self._product.events.get(event)
-        if declared is not None and not (seen.refusal or self._closed):
+        if self._captured is not None and not (declared is not None and declared.keys() >= params.keys()):
+            names = [name for name in params if name not in (declared or ())]
+            raise ValueError(f"{self._product.command} declares no event {event!r}" if declared is None
+                             else f"event {event!r} declares no parameter {', '.join(names)}")
+
+    def _record(self, event: str, params: Mapping[str, object], wake: bool = True) -> None:
+        """Check and shape an event, and deliver it: into the outbox, to a test, or in debug mode to the eye."""
+        declared = self._product.events.get(event)
+        seen = _Situation("", False) if self._captured is not None else self._look()
+        explain = self._explain if seen.debug else lambda line: None
+        is_open = not (seen.refusal or self._is_closed) and declared is not None
+        if is_open and self._captured is None and not seen.debug:
             seen = self._introduced(seen)
-        if seen.refusal or self._closed:
+        if seen.refusal or self._is_closed:
+            self._discard(seen)
             return explain(f"telemetry is off: {seen.refusal or 'closed'}")
         if declared is None:
             return explain(f"dropped an event: {ascii(event)[:60]} is not declared")
         kept, dropped = _checked(declared, params)
         for line in dropped:
             explain(f"dropped a parameter of {event}: {line}")
-        shaped = _event(event, kept, declared, self._version, self._ci, _next_stamp())
-        if seen.debug:
-            self._explain_request(seen.destination, shaped)
-        elif not seen.destination.problem:  # else there is nobody to send it to
-            name = self._sender().record(seen.destination, shaped)
-            if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
-                self._sender().outbox.clear(name)
-            elif wake:
-                self._wake(seen)
-
-    @_never_raises(None)
-    def _record_command(self, began: float, params: dict[str, object], error: BaseException | None) -> None:
-        """Record a command that ended, and the error that ended it."""
-        params = {"duration": round((time.monotonic() - began) * 1000), "success": True, **params}
-        code: object = error
-        if issubclass(type(error), SystemExit):
-            code = _quietly(lambda: getattr(error, "code", 1), 1)
-        elif _quietly(lambda: type(error).__name__, "") == "Exit":  # so click and typer end a command
-            code = getattr(error, "exit_code", 1)
-        wake = not issubclass(type(error), KeyboardInterrupt)  # who pressed Ctrl-C does not want to wait
-        if code is None or issubclass(type(code), int) and code == 0:
-            return self._record("command_executed", params, wake)
-        self._record("command_executed", {**params, "success": False}, wake=False)
-        failed = {"command": params["command"], "error_type": error_type(error)}
-        return self._record("error_occurred", failed, wake)
+        shaped = _event(event, kept, declared, self._version, _time_stamp())
+        if self._captured is not None:
+            self._captured.append(shaped)
+        elif seen.debug:
+            self._explain_request(seen.to, shaped)
+        elif not seen.to.problem:  # else there is nobody to send it to
+            self._deliver(seen.to, shaped, wake)
+        return None
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        self._is_first_run(seen.config)
-        config = seen.config
-        if config.client_id and (self._ci or config.notice_shown):
+        if seen.config.client_id and not seen.is_due:
             return seen
-        with suppress(OSError, ValueError):  # who doesn't get the file's lock leaves it to who has it
-            if config is _MISSING:
-                _create_config(self._product, self._path, True)
-            # an enabled file without an ID means no event: then, and only then, we wait for who makes one now
-            with _editing(self._path, 0.1 if config.enabled and not config.client_id else 0.0) as document:
-                config = _interpreted(document)
-                if config.enabled and not (self._ci or config.notice_shown) and _say(
-                        "stderr", _notice(self._product)):
-                    document["hasShownTelemetryNotice"] = True
+        is_told = _introduce(self._product, self._path, seen, self._outbox())
         seen = self._look()
+        if not (seen.refusal or is_told):
+            return seen._replace(refusal=_UNTOLD)
         has_place = seen.refusal or seen.config.client_id
         return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
 
-    def _is_first_run(self, config: _Config) -> bool:
-        """Whether the notice is shown in this run, by this process or by one that ran beside it."""
-        run_seconds = time.time() - _PROCESS_START + 0.01  # for the times of files are coarse
-        is_first = _shared(f"first_run_{self._path}", not config.notice_shown)
-        return bool(is_first or _age(self._path) < min(run_seconds, _STALE_SECONDS))
+    def _discard(self, seen: _Situation) -> None:
+        """Delete what waits if the config file says no: another program may have written that."""
+        if seen.refusal == self._path and not seen.config.problem:
+            with suppress(OSError):
+                self._outbox().discard()
 
-    def _open_way(self, seen: _Situation) -> _Destination | None:
-        """Where events may go now; None for nowhere."""
-        to = seen.destination
-        if seen.refusal or seen.debug or to.problem or not to.client_id:
-            return None
-        # A user who has just been told must have the time to say no: this run's events wait for the next.
-        # Whoever set the destination by environment variable knows, and CI shows no notice.
-        is_told = seen.config.notice_shown and not self._is_first_run(seen.config)
-        if to.source == "product" and not (self._ci or is_told):
-            return None
-        return None if self._sender().outbox.paused(to.key)[0] else to
+    def _deliver(self, to: _Destination, event: dict[str, Any], wake: bool) -> None:
+        """Put an event into the outbox, and see to it that it is sent."""
+        sender = self._sender()
+        name = sender.record(to, event)
+        if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
+            sender.outbox.discard(re.escape(name))
+        elif wake and sender.destination():
+            sender.start()
 
     @_never_raises(None)
-    def _wake(self, seen: _Situation | None = None) -> None:
-        """Start sending the event just recorded, or what waits if nothing was `seen`; but not from an exit
-        handler of the main thread, for nobody would wait."""
-        to = self._open_way(seen or self._look())
-        # asked by another thread, `is_alive` can disturb the main thread's end
-        is_ending = _in_main_thread() and not threading.main_thread().is_alive()
-        if to and not (is_ending or self._closed):
-            sender = self._sender()
-            if seen or sender.outbox.waiting(to) or sender.outbox.names(_CLAIM):  # perhaps of the dead
-                sender.wake()
+    def _begin(self) -> None:
+        """At a command's begin, start the thread: it loads the network code and sends what waits."""
+        if self._captured is None and not self._is_closed:
+            seen = self._look()
+            self._discard(seen)
+            if not (seen.refusal or seen.debug) and self._sender().destination():
+                self._sender().start()
+
+    @_never_raises(None)
+    def _record_command(self, params: dict[str, object], category: str) -> None:
+        """Record a command that ended and the category of the error that ended it, each as far as the table
+        declares it. Who pressed Ctrl-C does not want to wait."""
+        added = {"flags", "duration", "success"}
+        declared = self._product.events.get("command_executed", {})
+        kept = {name: value for name, value in params.items() if name in declared or name not in added}
+        self._is_interrupted = category == "interrupted"
+        if category and "success" in declared:
+            kept["success"] = False
+        failed = {"command": params["command"], "error_type": category}
+        fields = self._product.events.get("error_occurred", {})
+        is_reported = bool(category and fields)
+        self._record("command_executed", kept, not is_reported and not self._is_interrupted)
+        if is_reported:
+            self._record("error_occurred", {name: failed[name] for name in failed if name in fields},
+                         not self._is_interrupted)
+        if self._is_interrupted and self._captured is None:
+            self._sender().finish_loading()
 
     def _at_exit(self) -> None:
-        """Wait for this run's events; all copies and objects in this process share one deadline."""
-        interrupted, busy = _is_interrupted(), True
-        began = _shared("exit", [time.monotonic()])
-        for wait in (0 if interrupted else self._exit_wait, 0):
-            try:
-                busy = _quietly(partial(self._sender().leave, began[0] + wait), False)
-                break
-            except (KeyboardInterrupt, SystemExit):  # of a signal handler
-                began[0] = 0.0  # the others do not wait either
-        if interrupted and busy and not hasattr(sys, "ps1"):  # which an interactive session has
-            # CPython ends a process by SIGINT when Ctrl-C ended its main module, but forgets that when any
-            # thread evaluates source text meanwhile, as the standard library does while it is imported. This
-            # reminds it: run_eval_code_obj in https://github.com/python/cpython/blob/v3.13.0/Python/pythonrun.c
-            with suppress(KeyboardInterrupt):
-                exec("raise KeyboardInterrupt")
+        """Wait for this run's events, but not after Ctrl-C."""
+        sender = self._senders.get(os.getpid())
+        if sender:
+            with suppress(Exception):
+                sender.leave(0 if self._is_interrupted else self._exit_wait)
 
     def _explain(self, line: str) -> None:
         _say("stderr", f"[telemetry] {line}\n")
 
     def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Debug mode's way to deliver: show the request on standard error."""
+        """Debug mode's way to deliver: show the request on standard error. Without a config file it shows an ID
+        that is kept nowhere."""
+        import uuid
+        to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
         url, headers, body = _request(to, [event])
         problem = to.problem and f"no destination, nothing would be sent: {to.problem}"
         self._explain("\n".join(["debug mode, nothing is sent", problem or f"POST {_masked(url)}",
@@ -1536,48 +1944,62 @@ def _kind_text(kind: Kind) -> str:
     """A kind with the words that it lets through."""
     if isinstance(kind, Mapping):
         return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
-    return kind if isinstance(kind, str) else "choice: " + ", ".join(kind)
+    if isinstance(kind, str):
+        return kind
+    return ("several: " if isinstance(kind, _Several) else "choice: ") + ", ".join(kind)
 
 
 def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of ours that are set, and the effect of each."""
     prefix = product.env_prefix
     texts = [f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"]
-    effect = "sets the destination" if environ.get(texts[0], "").strip() else f"no effect without {texts[0]}"
+    has_endpoint = environ.get(texts[0], "").strip()
+    effect = "sets the destination" if has_endpoint else f"no effect without {texts[0]}"
     effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
                f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(texts, effect)}
+    if _variable_refusal(product, environ) == "PYTEST_VERSION":
+        effects["PYTEST_VERSION"] = "turns telemetry off: a test-suite is not usage"
     none = "no effect (empty, or a word for no)"
     return {name: effects[name] if _is_set(environ, name) or name in texts and environ[name].strip() else none
             for name in effects if name in environ}
 
 
-def _status(product: Product, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Everything that `status` shows, as JSON types. Reads only."""
-    telemetry = Telemetry(product)
-    seen, outbox = telemetry._look(environ, at_all=True), telemetry._sender().outbox
-    config, to = seen.config, seen.destination
-    waiting: list[str] = []
+def _waiting(outbox: _Outbox, seen: _Situation) -> dict[str, Any]:
+    """What waits in the outbox, and what keeps it there."""
+    names: list[str] = []
     with suppress(OSError):
-        waiting = sorted(name for name in outbox.present() if name[17:25] == (config.client_id or "none")[:8])
-    paused = 0.0 if to.problem else outbox.paused(to.key)[0]
-    in_project = [f'"telemetry": {{"enabled": false}} in {product.project_file}'] * bool(product.project_file)
+        names = sorted(name for name in outbox.present() if name[17:25] == (seen.config.client_id or "none")[:8])
+    state = _State() if seen.to.problem else outbox.obstacle(seen.to)
+    until = state.until
+    return {"events": len(names), "since": _time_text(int(names[0][:16]) / 1e6) if names else None,
+            "folder": outbox.path().rstrip(os.sep), "kept_by": _REASONS[state.why][0] if state.why else None,
+            "until": None if not until else "the end of this run" if until == float("inf") else _time_text(until)}
+
+
+def _status(product: Product, project: Mapping[str, object] | None,
+            environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Everything that `status` shows, as JSON types. Reads only."""
+    telemetry = Telemetry(product, project=project)
+    seen = telemetry._look(at_all=True)
+    config, to = seen.config, seen.to
+    in_project = [f"telemetry: {{ enabled: false }} in {product.project_files[0]}"] if product.project_files else []
     return {
         "enabled": not seen.refusal, "reason": seen.refusal or _ON,
-        "anonymous_id": config.client_id, "ci": telemetry._ci, "learn_more": product.docs_url,
+        "notice": "never shown" if product.opt_in else "still due" if seen.is_due else
+                  "shown" if config.notice_shown else "not shown in CI",
+        "anonymous_id": config.client_id, "ci": is_ci(environ), "agent": _agent(environ),
+        "learn_more": product.docs_url,
         "config_file": {"path": telemetry._path, "state": "does not exist yet" if config is _MISSING
                         else f"damaged: {config.problem}" if config.problem else "exists"},
         "destination": {"endpoint": "" if to.problem else _masked(to.endpoint), "source": to.source,
                         "measurement_id": "" if to.problem else to.measurement_id, "problem": to.problem},
-        "waiting": {"events": len(waiting),
-                    "since": _time_text(int(waiting[0][:16]) / 1e6) if waiting else None,
-                    "next_attempt": _time_text(paused) if paused else None},
+        "waiting": _waiting(telemetry._outbox(), seen),
         "environment": _variables(product, environ),
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS), "kinds": dict(KINDS),
         "never_collected": list(NEVER_COLLECTED),
-        "turn_off": [f"{product.command} telemetry disable", f"{product.env_prefix}_DISABLED=1",
-                     "DO_NOT_TRACK=1", *in_project],
+        "turn_off": [product.opt_out, f"{product.env_prefix}_DISABLED=1", "DO_NOT_TRACK=1", *in_project],
     }
 
 
@@ -1596,57 +2018,52 @@ def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
     for key, value in [*status.items()][2:]:
         is_table, title = isinstance(value, (dict, list)), key.replace("_", " ")
-        rows = [f"{name}: {text(item)}" for name, item in value.items()] if isinstance(value, dict) else value
+        rows = [f"{name.replace('_', ' ') if key == 'waiting' else name}: {text(item)}"
+                for name, item in value.items()] if isinstance(value, dict) else value
         yield from [""] * is_table + ([f"{title}:"] if is_table and rows else wrap(f"{title}: {text(value)}"))
         for row in rows if is_table else ():
             yield from wrap(f"  {row}")
 
 
-def _decided(product: Product, enabled: bool) -> int:
-    """`enable` and `disable`: write the user's decision, durably, and delete what waits. The exit code."""
-    telemetry = Telemetry(product)
-    path, outbox = telemetry._path, telemetry._sender().outbox
-    before = _read_config(path)
-    is_damaged = before.problem and before is not _MISSING
+def _decided(product: Product, project: Mapping[str, object] | None, enabled: bool) -> int:
+    """`enable` and `disable`: store the user's decision, and delete what waits, or what keeps it. The exit
+    code."""
+    telemetry = Telemetry(product, project=project)
+    outbox, stored, verb = telemetry._outbox(), False, "enable" if enabled else "disable"
     try:
+        before = _read_config(telemetry._path)
+        if enabled and not before.enabled and before is not _MISSING and not before.problem:
+            outbox.clear()  # an event may have come during the `disable`
         try:
-            if enabled and not before.enabled and before is not _MISSING:
-                outbox.clear()  # an event may have come during the `disable`
-            if is_damaged and not enabled:
-                raise ValueError(f"{path} is damaged ({before.problem}) and left as it is, which says no")
-            if is_damaged:
-                _patiently(partial(os.replace, path, path + ".bak"))
-            if before.problem:
-                _create_config(product, path, enabled)
-            with _editing(path, 2.0, durable=True) as document:
-                document["telemetry"]["enabled"] = enabled
+            _decide(telemetry._path, enabled)
+            stored = True
         finally:
-            if not enabled:
-                outbox.clear()
-        outbox.clear(_PAUSE)
+            outbox.clear(_STATE if enabled else _OURS)
     except (OSError, ValueError, RecursionError) as error:
-        _say("stderr", f"Could not enable telemetry: {error}\n" if enabled else
-             f"Could not disable telemetry: {error}\n"
-             f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n")
+        _say("stderr", f"Telemetry is {'on' if enabled else 'off'}, which is stored. But {error}\n" if stored else
+             f"Could not {verb} telemetry: {error}\n" + (
+                 "" if enabled else f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"))
         return 1
-    reason = telemetry.reason
+    seen = telemetry._look(at_all=True)
     _say("stderr", "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
-         else f"Telemetry is enabled for this user, but still off here:\n{reason} says no.\n" if reason != _ON
+         else f"Telemetry is enabled for this user, but still off here:\n{seen.refusal} says no.\n" if seen.refusal
          else "Telemetry is on. Thank you.\n")
     return 0
 
 
-def main(argv: list[str] | None = None, *, product: Product = CODEGEN) -> int:
+def main(argv: list[str] | None = None, *, product: Product = CODEGEN,
+         project: Mapping[str, object] | None = None) -> int:
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
-    standard error. Returns 0 for done, 1 for could not, 2 for wrong usage; never raises SystemExit."""
+    standard error. `project` is as in `Telemetry`. Returns 0 for done, 1 for could not, 2 for wrong usage;
+    never raises SystemExit."""
     arguments = list(map(str, sys.argv[1:] if argv is None else argv))
     usage = _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(arguments):
         _say("stdout", usage)
     elif arguments in (["enable"], ["disable"]):
-        return _decided(product, arguments == ["enable"])
+        return _decided(product, project, arguments == ["enable"])
     elif sorted(arguments) in (["status"], ["--json", "status"]):
-        status = _status(product)
+        status = _status(product, project)
         text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
         _say("stdout", text + "\n")
     else:
