@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The codegen_telemetry authors
 # SPDX-License-Identifier: 0BSD
-# Upstream: https://pypi.org/project/codegen-telemetry/ (a copy needs no change: describe your tool by a `Product`)
+# Upstream: https://pypi.org/project/codegen-telemetry/
+# Nobody needs to edit a copy, nor to check its style again:
 # ruff: noqa
 # flake8: noqa
 # fmt: off
@@ -25,13 +26,13 @@ Copy this file into your package, describe your tool with a `Product`, and call:
 
 What a reviewer may rely on:
 
-- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it, and
-  a notice that nobody has seen. The environment and the file are looked at again before each request.
+- Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it, a
+  notice that nobody has seen. Environment and file are looked at again before each request.
 - Only what `Product.events` declares leaves: words, numbers, choices; no free text, path or message.
-- `track` writes one small file and returns. One daemon thread sends, through the only socket, in `_post`. A
-  request takes a second at most, and the interpreter's exit waits `exit_wait` seconds at most.
-- After the notice nothing leaves for a minute, after a failure for ten minutes and more, and after a delivery
-  for a minute, so that a command run often costs a request a minute.
+- `track` writes one small file and returns. One daemon thread sends; `_post` opens the only socket. A request
+  takes a second at most, the interpreter's exit waits `exit_wait` seconds at most.
+- Nothing leaves for a minute after the notice, for ten minutes and more after a failure, and for a minute
+  after a delivery, so that a command that runs often costs a request a minute.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -47,23 +48,23 @@ import threading
 import time
 from binascii import crc32
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EINVAL, ENOTSUP
 from functools import partial, wraps
-from io import TextIOWrapper, open  # at the interpreter's end the builtin `open` is gone before the host's objects
+from io import TextIOWrapper, open  # the builtin `open` is gone before the host's last objects are
 from itertools import count, islice
 from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, NoReturn, Tuple, TypeVar, Union
+    from typing import Any, Tuple, TypeVar, Union
     Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]  # what a parameter may hold
     Events = Mapping[str, Mapping[str, Kind]]
     Value = Union[bool, int, float, str]  # what leaves
     T = TypeVar("T")
-else:  # for those who check types at run time; to import `typing` would cost as much as half of this file
-    Any = List = NoReturn = Kind = Events = Value = T = object
+else:  # for who checks types at run time; to import `typing` would cost half as much as all of this file
+    Any = Kind = Events = Value = T = object
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "2.0.0"
@@ -131,9 +132,7 @@ _FIXED_TYPES = MappingProxyType({
     location_id promotion_id promotion_name item_name achievement_id""".split(), "text")})
 
 
-class _Several(tuple):  # type: ignore[type-arg]
-    """The words of a kind that was declared as a list: several of them may be passed."""
-    __slots__ = ()
+_Several = namedtuple("_Several", "words")  # of a kind that was declared as a list
 
 
 def _name_problem(name: object, reserved: frozenset[str] | Mapping[str, str]) -> str:
@@ -150,13 +149,13 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
         return MappingProxyType({key: _checked_kind(f"{where}.{key}", kind[key], True) for key in kind})
     if not is_option and isinstance(kind, str) and kind in KINDS and kind not in ("choice", "several"):
         return MappingProxyType({}) if kind == "options" else kind
-    if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
+    words, is_several = kind, isinstance(kind, (list, _Several)) and not is_option
+    if isinstance(kind, _Several):
+        words = kind.words
+    if isinstance(words, (tuple, list, set, frozenset)) and words and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
-            and not set('"\\').intersection(word) for word in kind):
-        is_several = isinstance(kind, (list, _Several)) and not is_option
-        if is_several and any("," in word for word in kind):
-            raise ValueError(f"{where}: a comma separates the words of a list, and can't be in one")
-        return (_Several if is_several else tuple)(kind)
+            and not set('"\\,' if is_several else '"\\').intersection(word) for word in words):
+        return _Several(tuple(words)) if is_several else tuple(words)
     raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
 
 
@@ -185,12 +184,12 @@ def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]
 
 
 # The type of each field of a `Product`, and the word for it.
-_FIELD_TYPES = MappingProxyType({"events": (Mapping, "a table"), "project_files": (tuple, "a tuple of file names"),
-                                 "opt_in": (bool, "True or False")})
+_FIELD_TYPES = MappingProxyType({"events": (Mapping, "a table"), "opt_in": (bool, "True or False"),
+                                 "project_files": (tuple, "a tuple of file names")})
 
 
-class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id api_secret "
-                                    "events project_files opt_in opt_out")):
+class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id "
+                                    "api_secret events project_files opt_in opt_out")):
     """A tool's identity, immutable; every field is keyword-only.
 
     | field | what it is | default |
@@ -201,16 +200,16 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
     | `directory` | folder of all files, in the home folder unless absolute | `.<command>-telemetry` |
     | `docs_url` | the page that the notice names | none |
     | `endpoint` | where events go: an http(s) URL | Google Analytics 4 |
-    | `tracking_id`, `api_secret` | GA4's measurement ID and its secret; another endpoint needs neither | none |
+    | `tracking_id`, `api_secret` | GA4's measurement ID and secret; other endpoints need none | none |
     | `events` | `{event: {parameter: kind}}` | that of `CODEGEN` |
     | `project_files` | files in the working directory whose `telemetry.enabled` may say no | none |
     | `opt_in` | nothing happens before the user's `<command> telemetry enable` | `False` |
     | `opt_out` | what the notice names as the way to disable | `<command> telemetry disable` |
 
-    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice is
-    the tuple of its words, several of them a list; options are a mapping from an option to the words it may
-    hold. Raises ValueError for an event that GA4 would refuse, for a malformed name, command, directory or
-    prefix, and for a name without a command.
+    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice
+    is the tuple of its words, several of them a list; options are a mapping from an option to the words it
+    may hold. Raises ValueError for an event that GA4 would refuse, for a field that is malformed, and for a
+    name without a command.
     """
     __slots__ = ()
 
@@ -231,10 +230,9 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
             slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
             if not slug and not (env_prefix and directory):
                 raise ValueError("a command without ASCII letters needs an env_prefix and a directory")
-            fields.update(name=fields["command"], env_prefix=slug.replace("-", "_").upper() + "_TELEMETRY",
-                          directory=f".{slug.lower()}-telemetry", docs_url="", project_files=(),
-                          opt_out=f"{fields['command']} telemetry disable")
-            fields.update(given)
+            fields.update({"name": fields["command"], "directory": f".{slug.lower()}-telemetry",
+                           "env_prefix": slug.replace("-", "_").upper() + "_TELEMETRY", "docs_url": "",
+                           "project_files": (), "opt_out": f"{fields['command']} telemetry disable", **given})
         for field in ("command", "name", "directory", "opt_out"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
@@ -266,17 +264,21 @@ CODEGEN = Product()
 
 _MAX_FILE = 64 * 1024             # bytes; ours has 300, so a larger one is not ours
 _STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
-_RUN = os.urandom(16)             # tells this process from others, together with its id; a fork changes that
+_RUN = os.urandom(16)             # together with the process id it tells this process from others
 _TEMPORARY = "[.][0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.]tmp"  # the end of the name of a file being written
 _Config = namedtuple("_Config", "problem enabled notice_shown client_id endpoint tracking_id api_secret",
                      defaults=(False, False, "", "", "", ""))
-_MISSING = _Config("it does not exist")  # else `problem` is empty, or why the file can't be used
+_MISSING = _Config("")  # no file; else `problem` is empty, or why the file can't be used
+
+
+class _Busy(OSError):
+    """Another program is at the same file just now."""
 
 
 class _Clock:
-    """The clock that waits depend on, kept where those who freeze or mock the clocks of modules don't reach."""
-    now = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
+    """What waits depend on, kept where those who freeze or mock the clocks of modules don't reach."""
+    now, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+    ticks = count()  # one for each event of the process
 
 
 def _wall_time() -> float:
@@ -297,7 +299,7 @@ def _config_path(product: Product, environ: Mapping[str, str] = os.environ) -> s
 
 
 def _has_place(path: str) -> bool:
-    """Whether the config file could be made. Its folder is made where it is missing, the home folder never."""
+    """Whether the config file could be made. Its folder is made where it is missing, the home never is."""
     folder, home = os.path.dirname(path), os.path.expanduser("~")
     place = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
     if os.path.lexists(folder):
@@ -315,7 +317,7 @@ def _make_folder(path: str) -> None:
         os.chmod(path, 0o700)
 
 
-def _read_bytes(path: str, limit: int) -> bytes:
+def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
     """What a regular file of at most `limit` bytes holds. Raises OSError, ValueError."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
         raise ValueError("it is not a regular file")
@@ -331,25 +333,18 @@ def _read_bytes(path: str, limit: int) -> bytes:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError."""
-    try:
+    with suppress(ValueError, RecursionError):
         document = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON, or nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ValueError("it is not a JSON object")
-    return document
+        if isinstance(document, dict):
+            return document
+    raise ValueError("it is no JSON object, or nested too deeply")
 
 
-def _read_object(path: str) -> dict[str, Any]:
-    """The JSON object in one of our files. Raises OSError, ValueError."""
-    return _parsed(_read_bytes(path, _MAX_FILE))
-
-
-def _quietly(call: Callable[[], T], default: T) -> T:
+def _quietly(call: Callable[[], Any], default: Any) -> Any:
     """The call's result, or the default if it raises."""
     try:
         return call()
-    except Exception:  # broad on purpose: for objects of the host, whose methods may raise anything
+    except Exception:  # broad on purpose: for objects of the host, and for what it has patched
         return default
 
 
@@ -382,25 +377,6 @@ def _replace(source: str, target: str) -> None:
     _patiently(partial(os.replace, source, target))
 
 
-def _read_config_once(path: str) -> _Config:
-    try:
-        return _interpreted(_patiently(partial(_read_object, path)))
-    except (FileNotFoundError, NotADirectoryError):
-        return _MISSING
-    except (OSError, ValueError) as error:
-        return _Config(f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error))
-
-
-def _read_config(path: str) -> _Config:
-    """What the config file says. Never raises, never writes. The Node.js CLI writes it in place, so one that
-    looks damaged and was written within the last second is read again for up to 50 ms."""
-    config, deadline = _read_config_once(path), _Clock.now() + 0.05
-    while config.problem and config is not _MISSING and _age(path) < 1 and _Clock.now() < deadline:
-        _Clock.sleep(0.005)
-        config = _read_config_once(path)
-    return config
-
-
 def _unlink(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
@@ -413,13 +389,30 @@ def _age(path: str) -> float:
     return 0.0
 
 
-def _stamp_file(path: str) -> None:
+def _touch(path: str) -> None:
     """Say that the file was written now, by our clock: a file server may have another."""
     with suppress(OSError, OverflowError):
         os.utime(path, (time.time(), time.time()))
 
 
-def _store(path: str, data: bytes, put: Callable[[str, str], None] = _replace, durable: bool = False) -> None:
+def _read_config(path: str) -> _Config:
+    """What the config file says. Never raises, never writes. The Node.js CLI writes it in place, so one that
+    looks damaged and was written within the last second is read again for up to 50 ms."""
+    deadline = _Clock.now() + 0.05
+    while True:
+        try:
+            return _interpreted(_parsed(_patiently(partial(_read_bytes, path))))
+        except (FileNotFoundError, NotADirectoryError):
+            return _MISSING
+        except (OSError, ValueError) as error:
+            problem = f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        if _age(path) >= 1 or _Clock.now() >= deadline:
+            return _Config(problem)
+        _Clock.sleep(0.005)
+
+
+def _store(path: str, data: bytes, put: Callable[[str, str], object] = _replace,
+           durable: bool = False) -> None:
     """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
     temporary = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp"
     try:
@@ -428,22 +421,17 @@ def _store(path: str, data: bytes, put: Callable[[str, str], None] = _replace, d
             file.write(data)
             if durable:
                 file.flush()
-                _synchronize(file.fileno())
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    if error.errno not in (EINVAL, ENOTSUP):  # SMB and FUSE may not know how
+                        raise
         put(temporary, path)
     finally:
         _unlink(temporary)
 
 
-def _synchronize(descriptor: int) -> None:
-    """Have a file's content written to the disk, where the file system knows that; SMB and FUSE may not."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (EINVAL, ENOTSUP):
-            raise
-
-
-def _time_text(seconds: float | None = None) -> str:
+def _time_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -461,7 +449,7 @@ def _encoded(document: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def _locked(path: str, wait: float) -> Iterator[None]:
+def _locked(path: str, wait: float) -> Generator[None, None, None]:
     """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, _Clock.now() + wait
     while True:
@@ -476,12 +464,12 @@ def _locked(path: str, wait: float) -> Iterator[None]:
             break
         except FileExistsError:
             if _Clock.now() >= deadline:
-                raise OSError(f"another process holds {lock}") from None
+                raise _Busy(f"another process holds {lock}") from None
             _Clock.sleep(0.01)
     mine = 0
     try:
         os.close(file)
-        _stamp_file(lock)
+        _touch(lock)
         mine = os.stat(lock).st_mtime_ns
         yield
     finally:
@@ -491,60 +479,53 @@ def _locked(path: str, wait: float) -> Iterator[None]:
 
 
 def _create_config(path: str, enabled: bool) -> bool:
-    """Create the config file, complete and by one process only, unless it exists: whether we did.
-    It names no destination, because a copy of the product's would outlive it. Raises OSError."""
+    """Create the config file, complete and by one process only, unless it exists: whether we did. It names
+    no destination, because a copy of the product's would outlive it. Raises OSError."""
     if not _has_place(path):
         raise OSError(f"there is no place for {path or 'a config file'}")
     _make_folder(os.path.dirname(path))
     path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
         "enabled": enabled, "anonymousId": ""}, "hasShownTelemetryNotice": False})
-    if os.path.lexists(path):
-        return False
     try:
-        _store(path, data, os.link)  # exclusive: of many processes one is the first
-        return True
-    except FileExistsError:
-        return False
-    except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
-        with _locked(path, 0.1 if enabled else 2.0):
-            if os.path.lexists(path):
-                return False
-            _store(path, data)
+        if not os.path.lexists(path):
+            _store(path, data, os.link)  # exclusive: of many processes one is the first
             return True
+    except (AttributeError, NotImplementedError, OSError):
+        if not os.path.lexists(path):  # a file system without hard links
+            with _locked(path, 0.1 if enabled else 2.0):
+                if not os.path.lexists(path):
+                    _store(path, data)
+                    return True
+    return False
 
 
-def _edit(path: str, change: Callable[[dict[str, Any]], None], wait: float,
-          show: Callable[[], None] = bool, durable: bool = False) -> None:
-    """Have the config file's document changed, under a lock for which we wait so many seconds at most.
-    What is to be stored is written before `show` is called, and put in place after it: so a full disk is
-    known before. Raises OSError, ValueError, and whatever `show` raises."""
+def _edit(path: str, change: Callable[[dict[str, Any]], object], wait: float,
+          show: Callable[[dict[str, Any]], object] = bool, durable: bool = False) -> None:
+    """Have the config file's document changed, under a lock for which we wait so many seconds at most. What
+    is to be stored is written before `show` is called with what was stored, and put in place after it: so a
+    full disk is known before. Raises OSError, ValueError, and whatever `show` raises."""
     def put(temporary: str, path: str) -> None:
-        show()
-        if _read_object(path) != before:  # by a program that knows no lock, or slept through its end
-            raise OSError(f"another program has just changed it: {path}")
+        show(before)
+        if _quietly(lambda: _parsed(_read_bytes(path)), None) != before:  # by who knows no lock, or slept
+            raise _Busy(f"another program has just changed {path}")
         _replace(temporary, path)
 
     path = os.path.realpath(path)
     with _locked(path, wait):
-        data = _read_bytes(path, _MAX_FILE)
-        before, document = _parsed(data), _parsed(data)
-        _interpreted(document)
+        data = _read_bytes(path)
+        try:
+            before, document = _parsed(data), _parsed(data)
+            _interpreted(document)
+        except ValueError:
+            raise _Busy(f"another program is writing {path}") from None
         document.setdefault("telemetry", {})
         change(document)
         _store(path, _encoded(document), put, durable)
 
 
-def _set_aside(path: str, wait: float) -> None:
-    """Move a damaged config file to `config.json.bak`. Raises OSError."""
-    path = os.path.realpath(path)
-    with _locked(path, wait):
-        if _read_config_once(path).problem and os.path.lexists(path):
-            _replace(path, path + ".bak")
-
-
 def _decide(path: str, enabled: bool) -> None:
-    """Store the user's decision, and store it again until it has stood for a tenth of a second: the Node.js
-    CLI writes back what it read a moment ago. A no brings a new anonymous ID. Raises OSError, ValueError."""
+    """Store the user's decision, again and again until it has stood for a tenth of a second: the Node.js CLI
+    writes back what it read a moment ago. A no brings a new anonymous ID. Raises OSError, ValueError."""
     def change(document: dict[str, Any]) -> None:
         section = document["telemetry"]
         section["enabled"] = enabled
@@ -554,28 +535,29 @@ def _decide(path: str, enabled: bool) -> None:
 
     def stands() -> bool:
         config = _read_config(path)
-        return config.enabled is enabled and not config.problem and (
-            config.notice_shown if enabled else config.client_id not in ("", old))
+        is_kept = config.notice_shown if enabled else config.client_id not in ("", old)
+        return config.enabled is enabled and not config.problem and is_kept
 
     def write() -> None:
-        config, left = _read_config(path), max(0.0, deadline - _Clock.now())
-        if config.problem and config is not _MISSING:
-            _set_aside(path, left)
+        left = max(0.0, deadline - _Clock.now())
+        if _read_config(path).problem:
+            with _locked(os.path.realpath(path), left):
+                if _read_config(path).problem:
+                    _replace(os.path.realpath(path), os.path.realpath(path) + ".bak")
         _create_config(path, enabled)
         _edit(path, change, left, durable=True)
 
-    old, deadline = _read_config(path).client_id, _Clock.now() + 2.0
-    written = None
-    while written is None or _Clock.now() < written + 0.1 or not stands():
-        if written is None or not stands():
+    old, deadline, written = _read_config(path).client_id, _Clock.now() + 2.0, float("-inf")
+    while _Clock.now() < written + 0.1 or not (written > 0 and stands()):
+        if not (written > 0 and stands()):
             try:
                 write()
                 written = _Clock.now()
-            except (OSError, ValueError) as error:  # without a number: another program is at it
-                if getattr(error, "errno", None) or _Clock.now() >= deadline:
+            except _Busy:
+                if _Clock.now() >= deadline:
                     raise
             if _Clock.now() >= deadline:
-                raise OSError(f"another program keeps changing {path}")
+                raise _Busy(f"another program keeps changing {path}")
         _Clock.sleep(0.01)
 
 
@@ -586,14 +568,13 @@ _ON = "on by default"
 _UNTOLD = "the first-run notice is due, and standard error is no terminal"
 _MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
 _MAX_TOKENS = 200_000            # of a project's file: what has more is no configuration, and counts as a no
-# What counts in a project's JavaScript, TypeScript or flow-style YAML: comments, strings, marks and words. The
-# alternatives begin differently and none of them can fail once it has begun, so no text makes this slow.
-_COMMENTS = MappingProxyType({"js": r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?", "yaml": r"(?:(?<=\s)|^)\#[^\n]*",
-                              "rc": r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?|(?:(?<=\s)|^)\#[^\n]*"})
-_TOKENS = r"""(?P<comment>{})|(?P<text>"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|`(?:\\.|[^`\\])*`?)""" \
-    r"""|(?P<mark>[][{{}}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\."""
-_BLOCK_LINE = r"""^([ \t]*)(?:-[ ])?(["']?)([\w.-]+)\2[ \t]*:(?:[ \t]+([^\n]*))?$"""
-_BLOCK_NO = r"""(?i)(?:[!&]\S*[ \t]+){0,3}(["']?)(?:false|no|off|n|0)\1[ \t]*(?:\#.*)?$"""
+# What counts in a project's JavaScript, TypeScript or YAML: comments, strings, marks and words. The
+# alternatives begin differently, and none that has begun can fail, so no text makes this slow.
+_TOKENS = r"""(?P<comment>%s)|(?P<text>"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|`(?:\\.|[^`\\])*`?)""" \
+    r"""|(?P<mark>[][{}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\."""
+_SCRIPT_COMMENT, _YAML_COMMENT = r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?", r"(?:^|(?<=\s))(?:\#|//)[^\n]*"
+_YAML_LINE = r"""^([ \t]*)(?:-[ ])?(["']?)([\w.-]+)\2[ \t]*:(?:[ \t]+([^\n]*))?$"""
+_YAML_NO = r"""(?i)(?:[!&]\S*[ \t]+){0,3}(["']?)(?:false|no|off|n|0)\1[ \t]*(?:\#.*)?$"""
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
@@ -601,26 +582,20 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _is_key(word: str, inside: bool) -> bool:
-    """Whether a word in front of `:` or `=` is the `enabled` of a `telemetry` section."""
-    path = word.split(".")
-    return path[-1] == "enabled" and (path[-2:-1] == ["telemetry"] or inside and len(path) == 1)
-
-
-def _braces_say_no(text: str, dialect: str) -> bool:
+def _braces_say_no(text: str, comment: str) -> bool:
     """Whether `telemetry` has `enabled` set to false inside its braces. A doubtful text counts as a no."""
-    tokens = re.finditer(_TOKENS.format(_COMMENTS[dialect]), text, re.MULTILINE)
     outer: list[tuple[bool, bool, bool]] = []
     inside = base = is_ours = False  # in telemetry's braces; in brackets of its value; its value goes on
     key = last = ""                  # the key whose value comes next; the last word
-    for number, match in enumerate(tokens):
+    for number, match in enumerate(re.finditer(_TOKENS % comment, text, re.MULTILINE)):
         token = match.group()
         if number >= _MAX_TOKENS:
             return True
         if match.lastgroup in ("word", "text"):
-            last = token.strip("\"'`")
-            if (_is_key(key, inside) or key.split(".")[-1] == "telemetry") and (
-                    last.lower() in ("false", "no", "off", "0", "!1", "!true")):
+            last, path = token.strip("\"'`"), key.split(".")
+            is_switch = path[-1] == "telemetry" or path[-2:] == ["telemetry", "enabled"] or (
+                inside and key == "enabled")
+            if is_switch and last.lower() in ("false", "no", "off", "0", "!1", "!true"):
                 return True
             key = ""
         elif match.lastgroup != "mark":
@@ -630,39 +605,38 @@ def _braces_say_no(text: str, dialect: str) -> bool:
             is_ours = is_ours or key.split(".")[-1] == "telemetry"
         elif token == "\n":  # where a value has begun, the next line begins another
             is_ours = is_ours and (bool(key) or base)
+        elif token in "})]":
+            inside, base, is_ours = outer.pop() if outer else (False, False, False)
+            key = last = ""
         elif token in "{([":
             outer.append((inside, base, is_ours))
             inside, base, is_ours = (is_ours, False, False) if token == "{" else (inside, is_ours, is_ours)
-            key = last = ""
-        elif token in "})]":
-            inside, base, is_ours = outer.pop() if outer else (False, False, False)
             key = last = ""
         else:
             is_ours, key, last = base, "", ""
     return False
 
 
-def _block_says_no(text: str) -> bool:
+def _lines_say_no(text: str) -> bool:
     """Whether `telemetry` has `enabled` set to false in the lines that YAML indents below it."""
     outer = inner = -1  # how far telemetry and what it holds are indented; -1 for outside of it
-    for indent, _, key, value in re.findall(_BLOCK_LINE, text, re.MULTILINE):
-        depth = len(indent)
-        if depth <= outer:
+    for indent, _, key, value in re.findall(_YAML_LINE, text, re.MULTILINE):
+        if len(indent) <= outer:
             outer = inner = -1
         if inner < 0 <= outer:
-            inner = depth
-        is_ours = key == "enabled" and depth == inner or key in ("telemetry", "telemetry.enabled")
-        if is_ours and re.match(_BLOCK_NO, value):
+            inner = len(indent)
+        is_switch = key == "enabled" and len(indent) == inner or key in ("telemetry", "telemetry.enabled")
+        if is_switch and re.match(_YAML_NO, value):
             return True
         if key == "telemetry" and re.match(r"(?:[!&]\S*[ \t]*){0,3}(?:\#.*)?$", value):
-            outer, inner = depth, -1
+            outer, inner = len(indent), -1
     return False
 
 
 def _says_no(section: object) -> bool:
     """Whether a parsed `telemetry` section does. One that raises does, and so does anything else."""
     if isinstance(section, Mapping):
-        return _quietly(lambda: section.get("enabled", True) is not True, True)
+        return bool(_quietly(lambda: section.get("enabled", True) is not True, True))
     return not (section is None or section is True)
 
 
@@ -677,12 +651,9 @@ def _file_says_no(file: str, command: str) -> bool:
             document: Any = _parsed(data)
             section = document.get(command) if os.path.basename(file) == "package.json" else document
             return isinstance(section, dict) and _says_no(section.get("telemetry"))
-    text = data.decode("utf-8", "replace").replace("\r", "\n")
-    if "telemetry" not in text:
-        return False
-    ending = file.rpartition(".")[2]
-    dialect = "yaml" if ending in ("yaml", "yml") else "rc" if file.endswith("rc") else "js"
-    return _braces_say_no(text, dialect) or dialect != "js" and _block_says_no(text)
+    text, is_yaml = data.decode("utf-8", "replace").replace("\r", "\n"), file.endswith(("yaml", "yml", "rc"))
+    return "telemetry" in text and (_braces_say_no(text, _YAML_COMMENT if is_yaml else _SCRIPT_COMMENT)
+                                    or is_yaml and _lines_say_no(text))
 
 
 def _project_says_no(product: Product, given: object) -> bool:
@@ -720,12 +691,13 @@ CI_VARIABLES = tuple("""
     TEAMCITY_VERSION BUILDKITE CI CONTINUOUS_INTEGRATION TF_BUILD APPVEYOR bamboo_planKey CF_BUILD_ID DRONE
     GO_PIPELINE_LABEL HARNESS_BUILD_ID HUDSON_URL PROW_JOB_ID SCREWDRIVER TASKCLUSTER_ROOT_URL XCS""".split())
 # AI coding agents, each with the variables that it sets in the shells it runs; earlier ones win, because some
-# set another's variable, too. An agent may also be named by the value of AI_AGENT or AGENT. From the tables of
+# set another's variable, too. AI_AGENT and AGENT may name one by their value. From the tables of
 # @vercel/detect-agent 1.2, am-i-vibing 0.5, std-env 4.3 and huggingface_hub 1.12.
 AGENTS = MappingProxyType({agent: tuple(variables.split()) for agent, variables in {
     "antigravity": "ANTIGRAVITY_AGENT", "auggie": "AUGMENT_AGENT", "cline": "CLINE_ACTIVE",
-    "cowork": "CLAUDE_CODE_IS_COWORK", "amp": "AMP_CURRENT_THREAD_ID", "claude_code": "CLAUDECODE CLAUDE_CODE",
-    "codex": "CODEX_SANDBOX CODEX_CI CODEX_THREAD_ID", "crush": "CRUSH", "gemini_cli": "GEMINI_CLI",
+    "cowork": "CLAUDE_CODE_IS_COWORK", "amp": "AMP_CURRENT_THREAD_ID",
+    "claude_code": "CLAUDECODE CLAUDE_CODE", "crush": "CRUSH", "gemini_cli": "GEMINI_CLI",
+    "codex": "CODEX_SANDBOX CODEX_CI CODEX_THREAD_ID",
     "qwen_code": "QWEN_CODE", "copilot": "COPILOT_CLI COPILOT_AGENT", "goose": "GOOSE_TERMINAL",
     "kilo_code": "KILOCODE_FEATURE", "openclaw": "OPENCLAW_SHELL", "opencode": "OPENCODE OPENCODE_CLIENT",
     "pi": "PI_CODING_AGENT", "roo_code": "ROO_ACTIVE", "trae": "TRAE_AI_SHELL_ID",
@@ -749,16 +721,18 @@ _ERROR_NAMES = MappingProxyType({name: category for category, names in {
     "permission_error": "PermissionError",
     "interrupted": "KeyboardInterrupt CancelledError Abort",
 }.items() for name in names.split()})
-_MAX_ERRORS = 1000  # of a group or chain that we look at
+_MIN_STACK = 2 ** 18  # bytes; `threading.stack_size` may give a thread less, which would end the process
+_MAX_ERRORS = 100_000  # of a group or chain that we look at: it may be endless
 
 
 def _plain(value: object) -> str:
     """The characters of a text as an exact `str`, by no method of its own, because it may lie; else empty."""
-    return str.__getitem__(value, slice(None)) if issubclass(type(value), str) else ""  # type: ignore[index]
+    text: Any = value
+    return str.__getitem__(text, slice(None)) if issubclass(type(text), str) else ""
 
 
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a continuous integration service runs us, by the variables it sets. `CI=false` beats them all."""
+    """Whether a continuous integration service runs us, by the variables it sets. `CI=false` beats all."""
     if environ.get("CI", "").strip() and not _is_set(environ, "CI"):
         return False
     return any(_is_set(environ, variable) for variable in CI_VARIABLES)
@@ -777,10 +751,22 @@ def _agent(environ: Mapping[str, str] = os.environ) -> str:
     return "other" if any(_is_set(environ, variable) for variable in ("AI_AGENT", "AGENT")) else "none"
 
 
-def input_source(value: object) -> str:
+def _can_start() -> bool:
+    """Whether a thread can begin and open a socket: not at the end of the main thread, with a tiny stack, or
+    where a standard stream is closed, whose place the socket would take."""
+    main = threading.main_thread()
+    is_over = threading.current_thread() is main and not main.is_alive()
+    if sys.is_finalizing() or is_over or 0 < threading.stack_size() < _MIN_STACK:
+        return False
+    with suppress(OSError):
+        return os.name == "nt" or all(os.fstat(descriptor) for descriptor in (0, 1, 2))
+    return False
+
+
+def input_source(value: Any) -> str:
     """Where an input lies: "remote_url", "local_relative" or "local_absolute". Never raises, touches no file.
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`."""
-    text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()  # type: ignore[arg-type]
+    text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()
     if re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text):
         return "local_absolute"
     is_remote = re.match(r"[A-Za-z0-9+.-]{2,}:/|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", text)
@@ -800,27 +786,29 @@ def _own_category(exc: object) -> str:
     return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "")
 
 
+def _categories(exc: Any) -> Iterator[str]:
+    """The categories of an exception, of a group's members, of what an exit was raised from or during."""
+    todo, seen = [exc], {0}
+    while todo and len(seen) < _MAX_ERRORS:
+        error = todo.pop()
+        if id(error) in seen:  # a chain may be a circle
+            continue
+        seen.add(id(error))
+        members = getattr(error, "exceptions", None) if issubclass(type(error), BaseException) else None
+        if isinstance(members, (tuple, list)):
+            todo += reversed(members)
+        elif _is_exit(error):
+            todo.append(error.__context__ if error.__cause__ is None else error.__cause__)
+        else:
+            yield "Ctrl-C" if issubclass(type(error), KeyboardInterrupt) else _own_category(error)
+
+
 def error_type(exc: object) -> str:
-    """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. An exit has that of
-    the exception it was raised from or during, a group that of its first member that has one; one
-    KeyboardInterrupt in a group makes it "interrupted". Never raises."""
-    def found() -> str:
-        categories, todo = [], [exc]
-        for _ in range(_MAX_ERRORS):
-            if not todo:
-                break
-            error: Any = todo.pop()
-            members = getattr(error, "exceptions", None) if isinstance(error, BaseException) else None
-            if isinstance(members, (tuple, list)):
-                todo += reversed(members)
-            elif _is_exit(error):
-                todo += [cause for cause in [error.__cause__ or error.__context__] if cause is not None]
-            else:
-                categories.append(_own_category(error))
-                if issubclass(type(error), KeyboardInterrupt):
-                    return "interrupted"
-        return next(filter(None, categories), "")
-    return _quietly(found, "") or "unknown_error"
+    """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. An exit has that
+    of the exception it was raised from or during, a group that of its first member that has one; one
+    KeyboardInterrupt in it makes a group "interrupted". Never raises."""
+    found: list[str] = _quietly(lambda: [*filter(None, _categories(exc))], [])
+    return "interrupted" if "Ctrl-C" in found else [*found, "unknown_error"][0]
 
 
 # === Events: what may leave? ===
@@ -861,13 +849,14 @@ def _number(value: Any, least: int = 0) -> int | float | None:
     else:
         index = getattr(type(value), "__index__", None)
         number = int.__add__(index(value), 0) if index else -1.0 - _MAX_NUMBER
-    return number if type(value) is not bool and least <= number <= _MAX_NUMBER else None  # false for NaN, too
+    is_fine = type(value) is not bool and least <= number <= _MAX_NUMBER  # which is false for NaN, too
+    return number if is_fine else None
 
 
-def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
+def _options(name: str, value: Any, declared: Mapping[Any, Any],
              dropped: list[str]) -> dict[str, Value]:
     """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
-    flat: dict[str, Value] = {}
+    flat: dict[str, Any] = {}
     for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
         option, number = _plain(option), _quietly(partial(_number, held, -_MAX_NUMBER), None)
         flat_name = f"{name}_{option.replace('-', '_')}"
@@ -882,10 +871,11 @@ def _options(name: str, value: object, declared: Mapping[str, tuple[str, ...]],
     return flat
 
 
-def _shaped(name: str, kind: Any, value: object, dropped: list[str]) -> dict[str, Value]:
+def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
     def chosen(item: object) -> str:
-        return _plain(item) if _plain(item) in kind else "other"
+        words = kind.words if isinstance(kind, _Several) else kind
+        return _plain(item) if _plain(item) in words else "other"
 
     if isinstance(kind, Mapping):
         return _options(name, value, kind, dropped)
@@ -918,11 +908,11 @@ def _checked(declared: Mapping[str, Kind],
     return kept, dropped
 
 
-def _time_stamp(ticks: Iterator[int] = count()) -> int:
+def _time_stamp() -> int:
     """The moment of recording in microseconds since 1970, unique in this process: one of the places of a slot
-    of some four milliseconds, counted from a place that only chance knows. In practice it differs from those of
-    other processes, too, and it tells nothing but the time."""
-    tick, slot = next(ticks), 4096
+    of some four milliseconds, counted from a place that only chance knows. In practice it differs from those
+    of other processes, too, and it tells nothing but the time."""
+    tick, slot = next(_Clock.ticks), 4096
     place = tick + crc32(_RUN + b"%d" % os.getpid())
     now = int(_wall_time() * 1e6)
     return max(now - now % slot - (1 + tick // slot) * slot, 0) + place % slot
@@ -941,48 +931,46 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 # === Wire: what does it look like outside? ===
 
 # Where events go, and for whom. `source` named it; `problem` is empty, or why there is no destination; `key`
-# is eight hexadecimal digits that stand for endpoint and measurement ID in the names of files; `at_once` holds
-# in CI and for a destination that a variable names: then events know no hold and no rest.
+# is eight hexadecimal digits that stand for endpoint and measurement ID in the names of files; `at_once`
+# holds in CI and where a variable names the destination: such events know no hold and no rest.
 _Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
                                           "key at_once", defaults=("", "", "", "", "", "", "", False))
-_GOOGLE = r"https?://(?:[a-z0-9-]+\.)*google-analytics\.com\.?(?::[0-9]*)?(?:[/?#].*)?"
-
-
-def _is_google(endpoint: str) -> bool:
-    return bool(re.fullmatch(_GOOGLE, endpoint, re.IGNORECASE | re.DOTALL))
+_GOOGLE = r"(?is)https?://([a-z0-9-]+\.)*google-analytics\.com\.?([:/?#].*)?"
+# urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
+_URL = (r"(?i)https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?(?:[/?#][!#-;=?-\[\]-~]*)?")
+_HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
+                      "proxy-authorization"))  # that leave
+_KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # a mistake of the operator, or of the moment
+_NO_ANSWER = (0, 0.0)  # else the status, and the seconds that Retry-After asks for
 
 
 def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
     """The first destination that is set. An ID and a secret stay with the endpoint that they came with."""
-    def real(tracking_id: str) -> str:
-        return "" if tracking_id == _CODEGEN["tracking_id"] else tracking_id
-
     named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
-    if named[0]:
-        return _Destination("environment", named[0], real(named[1]), named[2])
-    own = _Destination("product", product.endpoint, real(product.tracking_id), product.api_secret)
-    theirs = _Destination("config file", config.endpoint, real(config.tracking_id), config.api_secret)
-    is_copy = theirs[1:3] == own[1:3]  # which an earlier version of the tool left there
-    if is_copy and own.endpoint:
+    found, theirs, own = (
+        to._replace(measurement_id="") if to.measurement_id == _CODEGEN["tracking_id"] else to for to in (
+            _Destination("environment", *named),
+            _Destination("config file", config.endpoint, config.tracking_id, config.api_secret),
+            _Destination("product", product.endpoint, product.tracking_id, product.api_secret)))
+    is_placeholder = re.fullmatch(_GOOGLE, found.endpoint) and named[1] and not found.measurement_id
+    if found.endpoint and not is_placeholder:
+        return found
+    if theirs.endpoint == own.endpoint and theirs.measurement_id in ("", own.measurement_id):  # an old copy
         return own._replace(api_secret=own.api_secret or theirs.api_secret)
-    is_unset = not theirs.endpoint or _is_google(theirs.endpoint) and not theirs.measurement_id
+    is_unset = not theirs.endpoint or re.fullmatch(_GOOGLE, theirs.endpoint) and not theirs.measurement_id
     return own if is_unset else theirs
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, agent: str) -> _Destination:
     """Where events go now, or why nowhere."""
     found, problem = _named(product, environ, config), ""
-    # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
-    url = re.fullmatch(r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
-                       r"(?:[/?#][!#-;=?-\[\]-~]*)?", found.endpoint)
+    url, who = re.fullmatch(_URL, found.endpoint), f"the {found.source}'s"
     if not url or int(url.group(1) or 0) > 65535:
-        problem = (f"the {found.source}'s endpoint is no http:// or https:// URL of plain ASCII without a "
-                   "user name")
-    elif _is_google(found.endpoint) and not (found.measurement_id and found.api_secret):
-        who = product.command if found.source == "product" else f"the {found.source}"
-        problem = f"{who} has no measurement ID and secret of its own for Google Analytics"
+        problem = f"{who} endpoint is no http:// or https:// URL of plain ASCII without a user name"
+    elif re.fullmatch(_GOOGLE, found.endpoint) and not (found.measurement_id and found.api_secret):
+        problem = f"{who} measurement ID or secret is missing, and Google Analytics needs both"
     elif not (found.measurement_id + found.api_secret).isprintable():
-        problem = f"the {found.source}'s ID or secret has characters that can't be sent"
+        problem = f"{who} ID or secret has characters that can't be sent"
     key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
     return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key,
                           at_once=found.source == "environment" or is_ci(environ))
@@ -1008,6 +996,16 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
     body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "User-Agent": to.agent}
     return base + ("?" if parts else mark) + "&".join(parts), headers, body
+
+
+def _retry_seconds(text: str) -> float:
+    """The seconds that a Retry-After header asks for, from one to a day's. Raises anything for rubbish."""
+    from email.utils import mktime_tz, parsedate_tz  # loaded with the network code
+    seconds: Any = text.strip()
+    if not seconds.isdigit():
+        date: Any = parsedate_tz(text)
+        seconds = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone it means UTC
+    return min(max(float(seconds), 1.0), 86400.0)
 
 
 # === Outbox: what waits? ===
@@ -1065,7 +1063,7 @@ class _Outbox:
         return self.names(f"[0-9]{{16}}-{to.client_id[:8]}-{to.key}-[0-9a-f]{{8}}[.]json")
 
     def is_crowded(self, to: _Destination) -> bool:
-        """Whether so many wait that a rest ends. A look costs time, so it is taken only where it may matter."""
+        """Whether so many wait that a rest ends. A look costs time, so none is taken where few can wait."""
         return (self._known == 0 or self._known >= _MAX_BATCH) and len(self.waiting(to)) >= _MAX_BATCH
 
     def present(self) -> set[str]:
@@ -1123,7 +1121,7 @@ class _Outbox:
                         events[name] = event
                     else:
                         os.unlink(self.path(name))
-        _stamp_file(self.path(claim))
+        _touch(self.path(claim))
         if not events:
             self.give_back(claim)
         return claim, events
@@ -1131,7 +1129,7 @@ class _Outbox:
     def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
         try:
-            record = _read_object(self.path(name))
+            record = _parsed(_read_bytes(self.path(name)))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
             is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict) and (
                 type(event.get("timestamp_micros")) is int)
@@ -1166,7 +1164,7 @@ class _Outbox:
                 os.rmdir(self.path(folder))
 
     def discard(self, pattern: str = _WAITS) -> None:
-        """Delete what waits, or what matches, as far as that can be done. Raises OSError if it can't be read."""
+        """Delete what waits, or what matches, as far as that can be done. Raises OSError."""
         for name in self.names(pattern):
             self.delete(name)
         with suppress(OSError):  # something else may be in it
@@ -1182,25 +1180,23 @@ class _Outbox:
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def state(self, name: str) -> _State:
-        """Hold, pause or rest as it was stored, over or not."""
-        try:
-            record = _read_object(self.path(name + ".state"))
+        """The hold, pause or rest that is stored, with an empty `why` if it is over. One that would last
+        longer than its kind allows is, because the clock was set back; a hold is not in the run that showed
+        the notice."""
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+            record = _parsed(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
-            began = until - _REASONS[why][1]
-            is_same_run = why == "notice" and record["process"] == os.getpid() and _PROCESS_START <= began
-            return _State(why, float("inf") if is_same_run else until, failures)
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return _State()
+            left, longest = until - time.time(), _REASONS[why][1]
+            is_same_run = why == "notice" and record["process"] == os.getpid() and left <= longest and (
+                _PROCESS_START <= until - longest)
+            return _State(why if 0 < left <= longest or is_same_run else "", until, failures)
+        return _State()
 
     def obstacle(self, to: _Destination) -> _State:
-        """The hold, pause or rest that keeps the events of a destination here; an empty one for none."""
-        for name in ("hold", to.key)[to.at_once:]:
-            state = self.state(name)
-            left = state.until - time.time()  # longer than its kind allows: the clock was set back since
-            is_on = state.why and (0 < left <= _REASONS[state.why][1] or state.until == float("inf"))
-            if is_on and not (to.at_once and state.why == "delivered"):
-                return state
-        return _State()
+        """What keeps the events of a destination here; an empty state for nothing."""
+        hold, other = _State() if to.at_once else self.state("hold"), self.state(to.key)
+        is_passed = to.at_once and other.why == "delivered"
+        return hold if hold.why else _State() if is_passed else other
 
     def begin(self, name: str, why: str, seconds: float, failures: int = 0) -> None:
         """Store that nothing is tried from now on. Raises OSError."""
@@ -1217,14 +1213,14 @@ class _Outbox:
                 self.begin(to.key, "delivered", _MINUTE)
 
     def pause(self, to: _Destination, asked: float, is_fair: bool) -> None:
-        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0; of a
-        minute, which counts as no failure, for a request that had no fair chance."""
-        failures = self.state(to.key).failures
-        if _REASONS.get(self.obstacle(to).why, ("",))[0] == "pause" and not asked:
-            return  # another process failed together with us: that is one failure, not two
+        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0; of
+        a minute, which counts as no failure, for a request that had no fair chance."""
+        _, _, failures = state = self.state(to.key)
         seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
         with suppress(OSError):
-            if is_fair:
+            if state.why in ("failed", "cut") and not asked:
+                pass  # another process failed together with us: that is one failure, not two
+            elif is_fair:
                 self.begin(to.key, "failed", seconds, failures + 1)
             else:
                 self.begin(to.key, "cut", _MINUTE, failures)
@@ -1233,25 +1229,8 @@ class _Outbox:
 # === Sender: how does it leave? ===
 
 _REQUEST_SECONDS = 1.0
-_FAIR_SECONDS = 0.25   # a request cut shorter by the exit proves nothing, so none begins with less left
-_MIN_STACK = 2 ** 18   # bytes; `threading.stack_size` may give a thread less, which would end the process
-_KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # the operator's, the proxy's or the moment's fault
-_NO_ANSWER = (0, 0.0)  # the status and the seconds that Retry-After asks for, each 0 for none
-_HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
-                      "proxy-authorization"))
-# A request on its way: where to, from which claim, its events by name, and since when.
-_Request = namedtuple("_Request", "to claim events began")
-
-
-def _retry_seconds(text: str) -> float:
-    """The seconds that a Retry-After header asks for, from one to a day's. Raises anything for rubbish."""
-    from datetime import timezone  # loaded with the network code, as is the next
-    from email.utils import parsedate_to_datetime
-    if text.strip().isdigit():
-        return min(max(float(text), 1.0), _LAST_PAUSE)
-    date = parsedate_to_datetime(text)  # one of HTTP's forms names no zone, and means UTC
-    seconds = (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - time.time()
-    return min(max(seconds, 1.0), _LAST_PAUSE)
+_FAIR_SECONDS = 0.25  # a request cut shorter by the exit proves nothing, so none begins with less left
+_Request = namedtuple("_Request", "to claim events began")  # on its way: the events by name, and since when
 
 
 def _bounded(kind: Any, operations: tuple[str, ...], left: Callable[[], float]) -> Any:
@@ -1265,49 +1244,43 @@ def _bounded(kind: Any, operations: tuple[str, ...], left: Callable[[], float]) 
 
 
 def _connected(address: tuple[str, int], left: Callable[[], float]) -> Any:
-    """A socket to one of the host's addresses, each of which gets its share of what is left, so that dead ones
-    don't use it up. A name look-up can't be interrupted: what comes late finds its time gone."""
+    """A socket to one of the host's addresses, each of which gets its share of what is left, so that dead
+    ones don't use it up. A name look-up can't be interrupted: what comes late finds its time gone."""
     import socket
     kind = _bounded(socket.socket, ("sendall", "recv_into"), left)
-    found = socket.getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM)
-    problem = OSError("the host has no address")
+    found = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
     for number, (family, sort, protocol, _, place) in enumerate(found):
+        connection = None
         try:
             connection = kind(family, sort, protocol)
-        except OSError as error:
-            problem = error
-            continue
-        try:
-            if connection.fileno() <= 2:
-                raise OSError("it would stand in the place of a closed standard stream")
             connection.settimeout(left() / (len(found) - number))
-            connection.connect(place)
-            return connection
-        except OSError as error:
+            if connection.fileno() > 2:  # else it stands in the place of a closed standard stream
+                connection.connect(place)
+                return connection
+        except OSError:
+            pass  # this one does not answer
+        if connection:
             connection.close()
-            problem = error
-    raise problem
+    raise OSError("no address of the host answers")
 
 
 def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[], float]) -> Any:
     """A class of HTTP connections that are over with the second and send no header but our own."""
     from http import client
+    response: Any = client.HTTPResponse
 
-    class Response(client.HTTPResponse):
+    class Response(response):  # type: ignore[misc]
         def begin(self) -> None:
             super().begin()
             while 100 <= self.status < 200:  # not the answer yet
-                self.headers = None  # type: ignore[assignment]  # so that `begin` reads another one
+                self.headers = None  # so that `begin` reads another one
                 super().begin()
 
     class Connection(kind):  # type: ignore[misc]
         response_class = Response
 
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self._create_connection = lambda address, *ignored: _connected(address, left)
-
         def connect(self) -> None:
+            self._create_connection = lambda address, *ignored: _connected(address, left)
             super().connect()
             if not may_post():
                 raise TimeoutError("too late, or no longer allowed")
@@ -1321,35 +1294,36 @@ def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[]
 
 def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[], bool],
           end: float) -> tuple[int, float]:
-    """Send one request, if we still may once the connection stands: the status and Retry-After. It is over
-    when the clock shows `end`. This is the one place that opens a socket."""
+    """Send one request, if we still may once the connection stands: the status, and what Retry-After asks.
+    It is over when the clock shows `end`. Whatever opens a socket is called from here."""
     from http import client
     from urllib import request as urllib
+    inherited: Any = urllib.OpenerDirector
 
     def left() -> float:
         if _Clock.now() >= end:
             raise TimeoutError("the second is over")
-        return end - _Clock.now() + 0.001  # never 0, which means something else
+        return max(end - _Clock.now(), 0.001)  # never 0, which means something else
 
-    class Opener(urllib.OpenerDirector):
-        def open(self, request: Any, data: Any = None, timeout: Any = None) -> Any:
+    class Opener(inherited):  # type: ignore[misc]
+        def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
             """Not the inherited one: what instruments that writes the URL with its secret into a trace."""
-            request.timeout = _REQUEST_SECONDS
-            return self._open(handler.do_request_(request))  # type: ignore[attr-defined]
+            fullurl.timeout = _REQUEST_SECONDS
+            return inherited._open(self, handler.do_request_(fullurl))
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    is_secure, more = to.endpoint.lower().startswith("https"), {}
+    is_secure = to.endpoint.lower().startswith("https")
+    more: dict[str, Any] = {}
     if is_secure:
         import ssl
-        context = ssl.create_default_context()
-        context.sslsocket_class = _bounded(context.sslsocket_class, ("do_handshake", "send", "recv_into"), left)
-        more["context"] = context
+        more["context"] = context = ssl.create_default_context()
+        operations = ("do_handshake", "send", "recv_into")
+        context.sslsocket_class = _bounded(context.sslsocket_class, operations, left)
     handler: Any = urllib.HTTPSHandler(0, **more) if is_secure else urllib.HTTPHandler(0)
     kind = _connection_class(client.HTTPSConnection if is_secure else client.HTTPConnection, may_post, left)
     setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, kind, **more))
-    proxies = urllib.getproxies_environment().items()
-    opener = Opener()
+    opener, proxies = Opener(), urllib.getproxies_environment().items()
     opener.add_handler(urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")}))
     opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
     opener.add_handler(handler)
@@ -1362,27 +1336,18 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
         return _NO_ANSWER
 
 
-def _leave_signals_to_the_host() -> None:
-    """Have this thread take no signal, not even SIGPIPE, by which a lost connection may end a process; but
-    those of a crash, which faulthandler reports. Under gevent this thread is the host's own."""
+def _load_network_code() -> None:
+    """Import what a request needs, and have this thread take no signal, not even SIGPIPE, by which a lost
+    connection may end a process; but those of a crash, which faulthandler reports. Under gevent this thread
+    is the host's own."""
     import signal
     is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
     if hasattr(signal, "pthread_sigmask") and is_own:
         crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS,
                    signal.SIGTRAP}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
-
-
-def _can_start() -> bool:
-    """Whether a thread can begin and open a socket: not at the end of the main thread, with a tiny stack, or
-    where a standard stream is closed, whose place the socket would take."""
-    main = threading.main_thread()
-    is_over = threading.current_thread() is main and not main.is_alive()
-    if sys.is_finalizing() or is_over or 0 < threading.stack_size() < _MIN_STACK:
-        return False
-    with suppress(OSError):
-        return os.name == "nt" or all(os.fstat(descriptor) for descriptor in (0, 1, 2))
-    return False
+    import encodings.idna  # for name look-ups
+    import urllib.request
 
 
 class _Sender:
@@ -1390,19 +1355,20 @@ class _Sender:
     thread and the exit share one value, the request that is on its way: either of them settles it, once."""
 
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
-        self.outbox = outbox
-        self._look = look                # where the user lets events go now
-        self._lock = threading.RLock()   # guards what follows; reentrant, as signal handlers may record
+        self.outbox, self._look = outbox, look  # `look` tells where the user lets events go now
+        self._lock = threading.RLock()   # guards what follows; reentrant, because signal handlers may record
         self._thread: threading.Thread | None = None
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
         self._lost = False               # one of them was refused, or could not be written
         self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
-        self._loading = threading.Lock()  # held while the network code loads: a lock that an import holds in a
-        if hasattr(os, "register_at_fork"):  # fork is held in the child for ever
-            os.register_at_fork(before=self._loading.acquire, after_in_parent=self._loading.release,
-                                after_in_child=self._loading.release)
+        # Held while the network code loads: a module's lock held in a fork is held in the child for ever.
+        # What loads evaluates source text, by which CPython forgets that Ctrl-C ended the main module.
+        self.loading = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self.loading.acquire, after_in_parent=self.loading.release,
+                                after_in_child=self.loading.release)
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
@@ -1418,10 +1384,10 @@ class _Sender:
         return name
 
     def destination(self) -> _Destination | None:
-        """Where something may go now, or None: the one answer that the caller, the thread and the exit ask."""
+        """Where something may go now, or None: the one answer that the caller and the thread ask for."""
         to = self._look()
-        why = self.outbox.obstacle(to).why if to else ""
-        is_over = why == "delivered" and (self._flushes or self.outbox.is_crowded(to))
+        why = self.outbox.obstacle(to).why if to else "no"
+        is_over = why == "delivered" and to and (self._flushes or self.outbox.is_crowded(to))
         return to if not why or is_over else None
 
     def start(self) -> None:
@@ -1439,63 +1405,53 @@ class _Sender:
                     self._thread = None
 
     def _run(self) -> None:
-        """The thread. It imports first, because an exit that came in the middle would leave a claim behind."""
-        with self._lock:
-            is_wanted = self._thread is threading.current_thread()
-        try:
-            if is_wanted:
-                with self._loading:
-                    _leave_signals_to_the_host()
-                    import encodings.idna  # which a name look-up needs
-                    import urllib.request
-            while is_wanted and self._send():
-                pass
-        except Exception:  # broad on purpose: nothing that goes wrong here is for the host's eyes
+        """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
+        with self.loading:
+            _quietly(_load_network_code, None)
+        while _quietly(self._send, False):  # nothing that goes wrong here is for the host's eyes
             pass
-        finally:
-            with self._lock:
-                if self._thread is threading.current_thread():
-                    self._thread = None
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self._thread = None
 
     def _send(self) -> bool:
         """Claim, post and settle up to 25 events; False when the thread has to end."""
-        request, answer, goes_on = self._claimed(), _NO_ANSWER, False
-        if request:
-            try:
-                answer = _post(request.to, list(request.events.values()), partial(self._may_post, request),
-                               request.began + _REQUEST_SECONDS)
-            finally:
-                goes_on = self._settle(request, answer)
-        return goes_on
+        request = self._claimed()
+        if not request:
+            return False
+        post = partial(_post, request.to, [*request.events.values()], partial(self._may_post, request),
+                       request.began + _REQUEST_SECONDS)
+        return self._settle(request, _quietly(post, _NO_ANSWER))
 
     def _claimed(self) -> Any:
         """The next request; None if there is none: in one step with the end of the thread, so that no event
         falls between. The exit waits for this run's events, and for no request that it would cut short."""
         with self._lock:
             to, left = self.destination(), self._leave_by - _Clock.now()
-            if to and left >= _FAIR_SECONDS:
+            is_ours = self._thread is threading.current_thread()  # else a signal handler has started another
+            if to and left >= _FAIR_SECONDS and is_ours:
                 self.outbox.tidy(to.client_id)
                 if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
                     claim, events = self.outbox.take(to, self._own)
                     self._on_its_way = _Request(to, claim, events, _Clock.now()) if events else None
                     if events:
                         return self._on_its_way
-            self._thread = None
+            self._thread = None if is_ours else self._thread
             return None
 
     def _may_post(self, request: Any) -> bool:
         """Whether a request about to go still may: a rest that began meanwhile does not stop it."""
         return (_Clock.now() < min(request.began + _REQUEST_SECONDS, self._leave_by)
-                and self._on_its_way is request and self._is_allowed(request)
-                and self.outbox.obstacle(request.to).why in ("", "delivered"))
+                and self._on_its_way is request and self._is_allowed(request))
 
     def _is_allowed(self, request: Any) -> bool:
-        """Whether nobody said no meanwhile, and no other process has taken the claim over."""
-        return self._look() == request.to and self.outbox.holds(request.claim, request.events)
+        """Whether no user, hold or pause says no meanwhile, and no other process has taken the claim over."""
+        return (self._look() == request.to and self.outbox.holds(request.claim, request.events)
+                and self.outbox.obstacle(request.to).why in ("", "delivered"))
 
     def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
-        """Delete, or keep, the events of a request that was answered so; whether it delivered them. Thread and
-        exit both come here, and whoever is second finds it done."""
+        """Delete, or keep, the events of a request that was answered so: whether it delivered them. Thread
+        and exit both come here, and whoever is second finds it done."""
         status, asked = answer
         is_delivered = 200 <= status < 300
         is_refused = 400 <= status < 500 and status not in _KEPT_4XX
@@ -1516,65 +1472,43 @@ class _Sender:
                 self.outbox.rest(request.to)
         return is_delivered
 
-    def _is_waiting(self) -> bool:
-        """Whether events of this object wait or are on their way; those that are gone, some process delivered,
-        if it still may and their ID is still the user's."""
-        to = self._look()
-        with self._lock:
-            gone = self._own - self.outbox.present()
-            self._own -= gone
-            is_theirs = to and all(name[17:25] == to.client_id[:8] for name in gone)
-            self._lost = self._lost or bool(gone) and not is_theirs
-            return bool(self._own)
-
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
-        deadline = _Clock.now() + timeout
+        deadline, is_possible = _Clock.now() + timeout, True
         self._flushes += 1
-        try:
-            while self._own and self._is_waiting():
-                to, left = self.destination(), deadline - _Clock.now()
-                if not to or left <= 0:
-                    break
+        while self._own and is_possible:
+            to, left = self.destination(), deadline - _Clock.now()
+            with self._lock:  # what is gone some process delivered, if it may and the ID is still the user's
+                gone = self._own - self.outbox.present()
+                self._own -= gone
+                self._lost = self._lost or any(not to or name[17:25] != to.client_id[:8] for name in gone)
+            is_possible = bool(to and self._own and left > 0)
+            if to and is_possible:
                 self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
                 if self.outbox.waiting(to):
                     self.start()
-                    if not self._thread and self.outbox.waiting(to) and self.destination():
-                        break  # no thread to be had
-                self._join(min(left, 0.05))
-        finally:
-            self._flushes -= 1
+                    is_possible = self._thread is not None or _can_start()
+                thread = self._thread
+                (thread.join if thread else _Clock.sleep)(min(left, 0.01))
+        self._flushes -= 1
         return not (self._own or self._lost)
 
-    def _join(self, seconds: float) -> None:
-        """Wait for the thread so long at most; in slices, because Windows lets no Ctrl-C through a wait."""
-        thread = self._thread
-        if thread:
-            thread.join(seconds)
-        else:
-            _Clock.sleep(min(seconds, 0.01))
-
-    def finish_loading(self) -> None:
-        """Wait for the tens of milliseconds in which the network code loads: it evaluates source text, by which
-        CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
-        with self._loading:
-            pass
-
     def leave(self, wait: float) -> None:
-        """Let the thread send this run's events for so many seconds, and nothing more; then settle what is still
-        on its way. Ctrl-C ends the wait."""
+        """Let the thread send this run's events for so many seconds, and nothing more; then settle what is
+        still on its way. Ctrl-C ends the wait."""
+        self._leave_by = _Clock.now() + wait
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
-            if self._own:
-                with suppress(OSError):  # the last of many processes leaves no more than may wait
-                    self.outbox.trim()
-            self._leave_by = _Clock.now() + wait
-            while self._thread and (self._own or self._on_its_way) and _Clock.now() < self._leave_by:
-                self._join(max(0.0, min(self._leave_by - _Clock.now(), 0.05)))
-        with suppress(KeyboardInterrupt, SystemExit):
-            self._leave_by = min(self._leave_by, _Clock.now())
+            thread = self._thread
+            while thread and thread.is_alive() and (self._own or self._on_its_way) and (
+                    _Clock.now() < self._leave_by):
+                thread.join(min(wait, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
+        self._leave_by = min(self._leave_by, _Clock.now())
+        with suppress(KeyboardInterrupt, SystemExit, OSError):
             request = self._on_its_way
             if request:
                 self._settle(request, _NO_ANSWER, _Clock.now() - request.began >= _FAIR_SECONDS)
+            if self._own:
+                self.outbox.trim()  # the last of many processes leaves no more than may wait
 
 
 # === Telemetry: what the tool calls ===
@@ -1585,41 +1519,43 @@ _Situation = namedtuple("_Situation", "refusal debug config to is_due",
 
 
 def _say(name: str, text: str) -> bool:
-    """Write to `stdout` or `stderr`, with `?` for what it can't print: whether every byte was written. What the
-    host has put in place of a stream is written to by its own `write`."""
+    """Write to `stdout` or `stderr`, with `?` for what it can't print: whether every byte was written. What
+    the host has put in place of a stream is written to by its own `write`."""
     def write() -> bool:
         stream: Any = getattr(sys, name)
         plain = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if not "┌".encode(encoding, "ignore"):  # the frame of the notice
             plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
-        data = plain.encode(encoding, "replace")
+        data, written = plain.encode(encoding, "replace"), 0
         if type(stream) is not TextIOWrapper:
-            written = stream.write(data.decode(encoding))
-            stream.flush()
-            return type(written) is not int or written >= len(plain)
+            count = stream.write(data.decode(encoding))
+            getattr(stream, "flush", bool)()
+            return type(count) is not int or count >= len(plain)
         stream.flush()
-        raw = getattr(stream.buffer, "raw", stream.buffer)
-        while data:  # what stays in a buffer after an error fails again when the interpreter ends, and changes
-            written = raw.write(data)  # the exit code
-            if not written:  # it is full, and does not block
+        whole: Any = stream.buffer  # what stays in it after an error fails again when the interpreter ends,
+        raw = getattr(whole, "raw", whole)  # and changes the exit code
+        while written < len(data):
+            more = raw.write(data[written:])
+            if not more:  # it is full, and does not block
                 return False
-            data = data[written:]
+            written += more
         return True
-    return _quietly(write, False)  # it may be closed, or the host's own object
+    return bool(_quietly(write, False))  # it may be closed, or the host's own object
 
 
 def _is_terminal() -> bool:
-    return _quietly(lambda: sys.stderr.isatty() is True, False)
+    return bool(_quietly(lambda: sys.stderr.isatty() is True, False))
 
 
 def _notice(product: Product) -> str:
     """The first-run notice in its frame."""
     lines = ["", f"{product.name} collects anonymous usage data", "to help us improve the tool.", "",
-             f"To disable: {product.opt_out}", *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
+             f"To disable: {product.opt_out}",
+             *[f"Learn more: {product.docs_url}"] * bool(product.docs_url), ""]
     width = max(map(len, lines)) + 3
-    return "\n".join(["┌" + "─" * width + "┐", *(f"│{('  ' + line).ljust(width)}│" for line in lines),
-                      "└" + "─" * width + "┘", ""])
+    rows = [f"│{('  ' + line).ljust(width)}│" for line in lines]
+    return "\n".join(["┌" + "─" * width + "┐", *rows, "└" + "─" * width + "┘", ""])
 
 
 def _look(product: Product, path: str, agent: str, project_says_no: Callable[[], bool],
@@ -1633,7 +1569,7 @@ def _look(product: Product, path: str, agent: str, project_says_no: Callable[[],
     config = _read_config(path)
     to = _destination(product, environ, config, agent)
     is_due = not (config.notice_shown or product.opt_in or is_ci(environ))
-    refusal = refusal or ("project" if project_says_no() else "") or _file_refusal(product, config, path, debug)
+    refusal = refusal or ("project" if project_says_no() else _file_refusal(product, config, path, debug))
     if not (refusal or to.at_once or debug or at_all) and is_due and not _is_terminal():
         refusal = _UNTOLD
     return _Situation(refusal, debug, config, to, is_due)
@@ -1642,30 +1578,31 @@ def _look(product: Product, path: str, agent: str, project_says_no: Callable[[],
 def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -> bool:
     """Make the config file and show the notice where they are due: whether events may be recorded then. Who
     does not get the lock lets the other process show it. On failure nothing is left."""
-    def mark(document: dict[str, Any]) -> None:
-        document["hasShownTelemetryNotice"] = bool(document.get("hasShownTelemetryNotice") or is_shown)
-
-    def show() -> None:
+    def change(document: dict[str, Any]) -> None:
         if is_shown:
-            outbox.begin("hold", "notice", _MINUTE)  # before the mark, so that processes beside us keep it, too
+            document["hasShownTelemetryNotice"] = True
+
+    def show(before: dict[str, Any]) -> None:
+        if is_shown and before.get("hasShownTelemetryNotice") is not True:
+            outbox.begin("hold", "notice", _MINUTE)  # before the mark: processes beside us keep it, too
             if not _say("stderr", _notice(product)):
-                raise BlockingIOError(EINVAL, "nobody was told")
+                raise OSError("nobody was told")
 
     is_shown, is_new = seen.is_due and _is_terminal(), False
     try:
-        if seen.config is _MISSING:
-            is_new = _create_config(path, True)
+        is_new = seen.config is _MISSING and _create_config(path, True)
         if is_shown or not _read_config(path).client_id:
-            _edit(path, mark, 0.0 if is_shown else 0.1, show)
-    except (OSError, ValueError) as error:
-        is_other = getattr(error, "errno", None) is None  # another process is at it
-        if is_shown and not is_other:
+            _edit(path, change, 0.0 if is_shown else 0.1, show)
+    except _Busy:
+        pass
+    except (OSError, ValueError):
+        if is_shown:
             with suppress(OSError):
                 outbox.discard("hold[.]state")
                 if is_new:
                     os.unlink(path)
                     os.rmdir(os.path.dirname(path))
-        return is_other or not is_shown or seen.to.at_once
+        return bool(not is_shown or seen.to.at_once)
     return True
 
 
@@ -1680,12 +1617,9 @@ def _never_raises(default: object) -> Callable[[T], T]:
             except Exception as error:  # broad on purpose: telemetry never breaks its host
                 if self._captured is not None:
                     raise
-                kind = error.__class__  # no call, for the stack may be full, and the error holds objects
-            try:
-                if self._look().debug:
-                    self._explain(f"unexpected {kind.__name__}")
-            except Exception:  # the same
-                pass
+                kind = error.__class__  # no call, because the stack may be full, and the error holds objects
+            if _quietly(lambda: self._look().debug, False):
+                self._explain(f"unexpected {kind.__name__}")
             return default
         return guarded
     return decorate
@@ -1724,7 +1658,8 @@ class _Command:
             code = _quietly(lambda: getattr(error, "exit_code", getattr(error, "code", 1)), 1)
             is_success = code is None or issubclass(type(code), int) and code == 0
             category = "" if is_success else error_type(error)
-        params = {"duration": round((_Clock.now() - self._began) * 1000), "success": True, "flags": self._flags}
+        spent = round((_Clock.now() - self._began) * 1000)
+        params = {"duration": spent, "success": True, "flags": self._flags}
         self._telemetry._record_command({**params, **self._params}, category)
 
 
@@ -1738,14 +1673,15 @@ class Telemetry:
     """
 
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
-                 project: Mapping[str, object] | None = None, exit_wait: float = 1.0,
+                 project: Mapping[str, object] | None = None, exit_wait: int | float = 1.0,
                  captured: list[dict[str, Any]] | None = None) -> None:
         self._product, self._project, self._captured = product, project, captured
-        self._exit_wait = _quietly(lambda: _number(exit_wait), None) or 0
+        self._exit_wait = float(_quietly(lambda: _number(exit_wait), None) or 0)
         text = _plain(version)
         self._version = text if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", text) else "unknown"
         self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
-        self._path, self._project_no = _config_path(product), ""
+        self._path = _config_path(product)
+        self._project_no: bool | None = None  # the project's answer, once it was looked for
         self._is_closed = self._is_interrupted = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
 
@@ -1774,24 +1710,25 @@ class Telemetry:
         return _Command(self, _plain(name) or params.pop("name", ""), flags, params)
 
     @_never_raises(False)
-    def flush(self, timeout: float = 1.0) -> bool:
+    def flush(self, timeout: int | float = 1.0) -> bool:
         """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
-        return self._captured is not None or self._sender().flush(timeout)
+        return self._captured is not None or self._sender().flush(float(timeout))
 
     @_never_raises(False)
-    def close(self, timeout: float = 1.0) -> bool:
+    def close(self, timeout: int | float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
         began = _Clock.now()
         is_delivered, self._is_closed = self.flush(timeout), True
         if self._captured is None:
             atexit.unregister(self._at_exit)
-            self._sender().leave(max(0.0, began + timeout - _Clock.now()))  # a request may be under way
+            self._sender().leave(max(0.0, began + float(timeout) - _Clock.now()))  # one may be under way
         return is_delivered
 
     def _project_says_no(self) -> bool:
         """The project's answer, which is looked for once."""
-        self._project_no = self._project_no or ("no" if _project_says_no(self._product, self._project) else "yes")
-        return self._project_no == "no"
+        if self._project_no is None:
+            self._project_no = _project_says_no(self._product, self._project)
+        return self._project_no
 
     def _look(self, at_all: bool = False) -> _Situation:
         return _look(self._product, self._path, self._agent, self._project_says_no, at_all)
@@ -1823,7 +1760,7 @@ class Telemetry:
                              else f"event {event!r} declares no parameter {', '.join(names)}")
 
     def _record(self, event: str, params: Mapping[str, object], wake: bool = True) -> None:
-        """Check and shape an event, and deliver it: into the outbox, to a test, or in debug mode to the eye."""
+        """Check and shape an event, and deliver it: to the outbox, to a test, or in debug mode to the eye."""
         declared = self._product.events.get(event)
         seen = _Situation("", False) if self._captured is not None else self._look()
         explain = self._explain if seen.debug else lambda line: None
@@ -1900,21 +1837,22 @@ class Telemetry:
             self._record("error_occurred", {name: failed[name] for name in failed if name in fields},
                          not self._is_interrupted)
         if self._is_interrupted and self._captured is None:
-            self._sender().finish_loading()
+            with self._sender().loading:  # so that the exit code is that of Ctrl-C
+                pass
 
+    @_never_raises(None)
     def _at_exit(self) -> None:
         """Wait for this run's events, but not after Ctrl-C."""
         sender = self._senders.get(os.getpid())
         if sender:
-            with suppress(Exception):
-                sender.leave(0 if self._is_interrupted else self._exit_wait)
+            sender.leave(0.0 if self._is_interrupted else self._exit_wait)
 
     def _explain(self, line: str) -> None:
         _say("stderr", f"[telemetry] {line}\n")
 
     def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Debug mode's way to deliver: show the request on standard error. Without a config file it shows an ID
-        that is kept nowhere."""
+        """Debug mode's way to deliver: show the request on standard error. Without a config file it shows an
+        ID that is kept nowhere."""
         import uuid
         to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
         url, headers, body = _request(to, [event])
@@ -1946,7 +1884,8 @@ def _kind_text(kind: Kind) -> str:
         return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
     if isinstance(kind, str):
         return kind
-    return ("several: " if isinstance(kind, _Several) else "choice: ") + ", ".join(kind)
+    words = kind.words if isinstance(kind, _Several) else kind
+    return f"{'choice' if words is kind else 'several'}: {', '.join(words)}"
 
 
 def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
@@ -1968,12 +1907,12 @@ def _waiting(outbox: _Outbox, seen: _Situation) -> dict[str, Any]:
     """What waits in the outbox, and what keeps it there."""
     names: list[str] = []
     with suppress(OSError):
-        names = sorted(name for name in outbox.present() if name[17:25] == (seen.config.client_id or "none")[:8])
+        mine = (seen.config.client_id or "none")[:8]
+        names = sorted(name for name in outbox.present() if name[17:25] == mine)
     state = _State() if seen.to.problem else outbox.obstacle(seen.to)
-    until = state.until
     return {"events": len(names), "since": _time_text(int(names[0][:16]) / 1e6) if names else None,
             "folder": outbox.path().rstrip(os.sep), "kept_by": _REASONS[state.why][0] if state.why else None,
-            "until": None if not until else "the end of this run" if until == float("inf") else _time_text(until)}
+            "until": _time_text(state.until) if state.why else None}
 
 
 def _status(product: Product, project: Mapping[str, object] | None,
@@ -1982,7 +1921,7 @@ def _status(product: Product, project: Mapping[str, object] | None,
     telemetry = Telemetry(product, project=project)
     seen = telemetry._look(at_all=True)
     config, to = seen.config, seen.to
-    in_project = [f"telemetry: {{ enabled: false }} in {product.project_files[0]}"] if product.project_files else []
+    in_project = [f"telemetry: {{ enabled: false }} in {file}" for file in product.project_files[:1]]
     return {
         "enabled": not seen.refusal, "reason": seen.refusal or _ON,
         "notice": "never shown" if product.opt_in else "still due" if seen.is_due else
@@ -2029,26 +1968,31 @@ def _decided(product: Product, project: Mapping[str, object] | None, enabled: bo
     """`enable` and `disable`: store the user's decision, and delete what waits, or what keeps it. The exit
     code."""
     telemetry = Telemetry(product, project=project)
-    outbox, stored, verb = telemetry._outbox(), False, "enable" if enabled else "disable"
+    path, outbox, stored = telemetry._path, telemetry._outbox(), False
+    before, verb = _read_config(path), "enable" if enabled else "disable"
+    told = "Telemetry is on. Thank you.\n" if enabled else (
+        "Telemetry is off. What waited to be sent is deleted.\n")
     try:
-        before = _read_config(telemetry._path)
-        if enabled and not before.enabled and before is not _MISSING and not before.problem:
+        if enabled and not (before.enabled or before.problem):
             outbox.clear()  # an event may have come during the `disable`
         try:
-            _decide(telemetry._path, enabled)
+            _decide(path, enabled)
             stored = True
         finally:
             outbox.clear(_STATE if enabled else _OURS)
     except (OSError, ValueError, RecursionError) as error:
-        _say("stderr", f"Telemetry is {'on' if enabled else 'off'}, which is stored. But {error}\n" if stored else
-             f"Could not {verb} telemetry: {error}\n" + (
-                 "" if enabled else f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n"))
-        return 1
-    seen = telemetry._look(at_all=True)
-    _say("stderr", "Telemetry is off. What waited to be sent is deleted.\n" if not enabled
-         else f"Telemetry is enabled for this user, but still off here:\n{seen.refusal} says no.\n" if seen.refusal
-         else "Telemetry is on. Thank you.\n")
-    return 0
+        told = f"Could not {verb} telemetry: {error}\n" + (
+            f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n" * (not enabled))
+        if stored:
+            told = f"Telemetry is {'on' if enabled else 'off'}, that is stored. But {error}\n"
+    else:
+        seen = telemetry._look(at_all=True)
+        if enabled and seen.refusal:
+            told = f"Telemetry is enabled for this user, but still off here:\n{seen.refusal} says no.\n"
+        _say("stderr", told + f"The damaged config file is kept:\n{path}.bak\n" * bool(before.problem))
+        return 0
+    _say("stderr", told)
+    return 1
 
 
 def main(argv: list[str] | None = None, *, product: Product = CODEGEN,
