@@ -59,12 +59,14 @@ from types import MappingProxyType
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Tuple, TypeVar, Union
-    Kind = Union[str, Tuple[str, ...], Mapping[str, Tuple[str, ...]]]  # what a parameter may hold
+    Words = Tuple[str, ...]
+    Kind = Union[str, Words, Mapping[str, Words]]  # what a parameter may hold
     Events = Mapping[str, Mapping[str, Kind]]
     Value = Union[bool, int, float, str]  # what leaves
     T = TypeVar("T")
 else:  # for who checks types at run time; to import `typing` would cost half as much as all of this file
     Any = Kind = Events = Value = T = object
+    Words = tuple
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
 __version__ = "2.0.0"
@@ -132,7 +134,8 @@ _FIXED_TYPES = MappingProxyType({
     location_id promotion_id promotion_name item_name achievement_id""".split(), "text")})
 
 
-_Several = namedtuple("_Several", "words")  # of a kind that was declared as a list
+class _Several(Words):
+    """The words of a kind that was declared as a list: several of them may be passed."""
 
 
 def _name_problem(name: object, reserved: frozenset[str] | Mapping[str, str]) -> str:
@@ -149,13 +152,11 @@ def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
         return MappingProxyType({key: _checked_kind(f"{where}.{key}", kind[key], True) for key in kind})
     if not is_option and isinstance(kind, str) and kind in KINDS and kind not in ("choice", "several"):
         return MappingProxyType({}) if kind == "options" else kind
-    words, is_several = kind, isinstance(kind, (list, _Several)) and not is_option
-    if isinstance(kind, _Several):
-        words = kind.words
-    if isinstance(words, (tuple, list, set, frozenset)) and words and all(
+    is_several = isinstance(kind, (list, _Several)) and not is_option
+    if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
-            and not set('"\\,' if is_several else '"\\').intersection(word) for word in words):
-        return _Several(tuple(words)) if is_several else tuple(words)
+            and not set('"\\,' if is_several else '"\\').intersection(word) for word in kind):
+        return _Several(kind) if is_several else tuple(kind)
     raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
 
 
@@ -276,8 +277,10 @@ class _Busy(OSError):
 
 
 class _Clock:
-    """What waits depend on, kept where those who freeze or mock the clocks of modules don't reach."""
-    now, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+    """What waits depend on, kept where those who freeze or mock clocks don't reach, not even beforehand."""
+    now: Any = staticmethod(partial(time.clock_gettime, time.CLOCK_MONOTONIC) if os.name == "posix"
+                            else time.monotonic)
+    sleep = staticmethod(time.sleep)
     ticks = count()  # one for each event of the process
 
 
@@ -874,8 +877,7 @@ def _options(name: str, value: Any, declared: Mapping[Any, Any],
 def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
     def chosen(item: object) -> str:
-        words = kind.words if isinstance(kind, _Several) else kind
-        return _plain(item) if _plain(item) in words else "other"
+        return _plain(item) if _plain(item) in kind else "other"
 
     if isinstance(kind, Mapping):
         return _options(name, value, kind, dropped)
@@ -909,13 +911,12 @@ def _checked(declared: Mapping[str, Kind],
 
 
 def _time_stamp() -> int:
-    """The moment of recording in microseconds since 1970, unique in this process: one of the places of a slot
-    of some four milliseconds, counted from a place that only chance knows. In practice it differs from those
-    of other processes, too, and it tells nothing but the time."""
-    tick, slot = next(_Clock.ticks), 4096
-    place = tick + crc32(_RUN + b"%d" % os.getpid())
-    now = int(_wall_time() * 1e6)
-    return max(now - now % slot - (1 + tick // slot) * slot, 0) + place % slot
+    """The moment of recording in microseconds since 1970, a few milliseconds early: from a place in the slot
+    before last that only chance knows, each event takes the next one. So they are unique in this process and
+    in practice among those that share a home, keep their order, and tell nothing but the time."""
+    slot, now = 4096, int(_wall_time() * 1e6)
+    place = crc32(_RUN + b"%d" % os.getpid()) % slot + next(_Clock.ticks)
+    return max(now - now % slot - 2 * slot, 0) + place
 
 
 def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str,
@@ -1285,6 +1286,14 @@ def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[]
             if not may_post():
                 raise TimeoutError("too late, or no longer allowed")
 
+        def putrequest(self, method: str, url: str, **options: bool) -> None:
+            self._url = url
+            super().putrequest(method, url.partition("?")[0], **options)  # a patch may write it into a trace
+
+        def _encode_request(self, request: str) -> Any:  # the first line, below all patches
+            method, _, version = request.split(" ")
+            return super()._encode_request(f"{method} {self._url} {version}")
+
         def putheader(self, header: Any, *values: Any) -> None:
             if str(header).lower() in _HEADERS:  # else a patch of the host's has added it
                 super().putheader(header, *values)
@@ -1336,7 +1345,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
         return _NO_ANSWER
 
 
-def _load_network_code() -> None:
+def _load_network_code() -> bool:
     """Import what a request needs, and have this thread take no signal, not even SIGPIPE, by which a lost
     connection may end a process; but those of a crash, which faulthandler reports. Under gevent this thread
     is the host's own."""
@@ -1348,6 +1357,7 @@ def _load_network_code() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
     import encodings.idna  # for name look-ups
     import urllib.request
+    return True
 
 
 class _Sender:
@@ -1357,7 +1367,7 @@ class _Sender:
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
         self.outbox, self._look = outbox, look  # `look` tells where the user lets events go now
         self._lock = threading.RLock()   # guards what follows; reentrant, because signal handlers may record
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None  # of the thread that runs: set when it is over
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
         self._lost = False               # one of them was refused, or could not be written
@@ -1393,42 +1403,43 @@ class _Sender:
     def start(self) -> None:
         """See to it that the thread runs. Without one to be had, what waits is left to the next run."""
         with self._lock:
-            if self._thread or self._leave_by < float("inf") or not _can_start():
+            if self._ended or self._leave_by < float("inf") or not _can_start():
                 return
-            self._thread = thread = threading.Thread(None, self._run, "telemetry", daemon=True)
+            self._ended = ended = threading.Event()
+            thread = threading.Thread(None, self._run, "telemetry", (ended,), daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 pass  # none to be had
             finally:  # a signal handler may have raised, too
                 if not thread.is_alive():
-                    self._thread = None
+                    self._ended = None
 
-    def _run(self) -> None:
+    def _run(self, ended: threading.Event) -> None:
         """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
         with self.loading:
-            _quietly(_load_network_code, None)
-        while _quietly(self._send, False):  # nothing that goes wrong here is for the host's eyes
-            pass
+            is_ready = _quietly(_load_network_code, False)
+        while is_ready and _quietly(partial(self._send, ended), False):
+            pass  # what goes wrong here is not for the host's eyes
         with self._lock:
-            if self._thread is threading.current_thread():
-                self._thread = None
+            self._ended = None if self._ended is ended else self._ended
+        ended.set()
 
-    def _send(self) -> bool:
+    def _send(self, ended: threading.Event) -> bool:
         """Claim, post and settle up to 25 events; False when the thread has to end."""
-        request = self._claimed()
+        request = self._claimed(ended)
         if not request:
             return False
         post = partial(_post, request.to, [*request.events.values()], partial(self._may_post, request),
                        request.began + _REQUEST_SECONDS)
         return self._settle(request, _quietly(post, _NO_ANSWER))
 
-    def _claimed(self) -> Any:
+    def _claimed(self, ended: threading.Event) -> Any:
         """The next request; None if there is none: in one step with the end of the thread, so that no event
         falls between. The exit waits for this run's events, and for no request that it would cut short."""
         with self._lock:
             to, left = self.destination(), self._leave_by - _Clock.now()
-            is_ours = self._thread is threading.current_thread()  # else a signal handler has started another
+            is_ours = self._ended is ended  # else a signal handler has started another thread
             if to and left >= _FAIR_SECONDS and is_ours:
                 self.outbox.tidy(to.client_id)
                 if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
@@ -1436,7 +1447,7 @@ class _Sender:
                     self._on_its_way = _Request(to, claim, events, _Clock.now()) if events else None
                     if events:
                         return self._on_its_way
-            self._thread = None if is_ours else self._thread
+            self._ended = None if is_ours else self._ended
             return None
 
     def _may_post(self, request: Any) -> bool:
@@ -1487,21 +1498,20 @@ class _Sender:
                 self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
                 if self.outbox.waiting(to):
                     self.start()
-                    is_possible = self._thread is not None or _can_start()
-                thread = self._thread
-                (thread.join if thread else _Clock.sleep)(min(left, 0.01))
+                    is_possible = self._ended is not None or _can_start()
+                (self._ended or threading.Event()).wait(min(left, 0.01))
         self._flushes -= 1
         return not (self._own or self._lost)
 
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, and nothing more; then settle what is
         still on its way. Ctrl-C ends the wait."""
-        self._leave_by = _Clock.now() + wait
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
-            thread = self._thread
-            while thread and thread.is_alive() and (self._own or self._on_its_way) and (
+            with self._lock:  # so that no claim is being made
+                self._leave_by, ended = _Clock.now() + wait, self._ended
+            while ended and not ended.is_set() and (self._own or self._on_its_way) and (
                     _Clock.now() < self._leave_by):
-                thread.join(min(wait, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
+                ended.wait(min(wait, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
         self._leave_by = min(self._leave_by, _Clock.now())
         with suppress(KeyboardInterrupt, SystemExit, OSError):
             request = self._on_its_way
@@ -1884,8 +1894,7 @@ def _kind_text(kind: Kind) -> str:
         return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
     if isinstance(kind, str):
         return kind
-    words = kind.words if isinstance(kind, _Several) else kind
-    return f"{'choice' if words is kind else 'several'}: {', '.join(words)}"
+    return f"{'several' if isinstance(kind, _Several) else 'choice'}: {', '.join(kind)}"
 
 
 def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
@@ -1909,7 +1918,7 @@ def _waiting(outbox: _Outbox, seen: _Situation) -> dict[str, Any]:
     with suppress(OSError):
         mine = (seen.config.client_id or "none")[:8]
         names = sorted(name for name in outbox.present() if name[17:25] == mine)
-    state = _State() if seen.to.problem else outbox.obstacle(seen.to)
+    state = outbox.obstacle(seen.to)
     return {"events": len(names), "since": _time_text(int(names[0][:16]) / 1e6) if names else None,
             "folder": outbox.path().rstrip(os.sep), "kept_by": _REASONS[state.why][0] if state.why else None,
             "until": _time_text(state.until) if state.why else None}

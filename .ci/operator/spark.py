@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Each event once, from the lines that nginx wrote: spark-submit spark.py '.../telemetry.jsonl*' out.parquet"""
+"""Each event once, from nginx's lines: spark-submit spark.py '/var/log/nginx/telemetry.jsonl*' events.parquet"""
 
 import sys
 
@@ -15,7 +15,7 @@ events = (spark.read.schema("received DOUBLE, body STRING").json(sys.argv[1])
           .select("received", f.from_json("body", f"client_id STRING, events ARRAY<{EVENT}>").alias("body"))
           .select("received", "body.client_id", f.explode("body.events").alias("event"))
           .select("received", "client_id", "event.*")
-          .where("client_id IS NOT NULL").where(TIMES)
+          .where("client_id RLIKE '^[0-9a-fA-F-]{36}$'").where(TIMES)
           .dropDuplicates(["client_id", "timestamp_micros"])
           .withColumn("day", f.to_date(f.timestamp_micros("timestamp_micros"))))
 events.write.mode("overwrite").partitionBy("day").parquet(sys.argv[2])
