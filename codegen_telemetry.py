@@ -1113,7 +1113,7 @@ class _Outbox:
         os.mkdir(self.path(claim), 0o700)
         os.chmod(self.path(claim), 0o700)
         events: dict[str, Any] = {}
-        for name in sorted(self.waiting(to), key=lambda name: name not in own):
+        for name in sorted(self.waiting(to), key=lambda waiting: waiting not in own):
             if len(events) < _MAX_BATCH:
                 with suppress(OSError):  # another process takes it first, or it can't be taken
                     event = self._load(name, to)
@@ -1187,10 +1187,11 @@ class _Outbox:
         with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
             record = _parsed(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
-            left, longest = until - time.time(), _REASONS[why][1]
-            is_same_run = why == "notice" and record["process"] == os.getpid() and left <= longest and (
-                _PROCESS_START <= until - longest)
-            return _State(why if 0 < left <= longest or is_same_run else "", until, failures)
+            longest = _REASONS[why][1] + 1  # second, because sums are rounded
+            began, left = until - longest, until - time.time()
+            is_this_run = why == "notice" and record["process"] == os.getpid() and _PROCESS_START <= began + 1
+            is_on = left <= longest and (left > 0 or is_this_run)
+            return _State(why if is_on else "", until, failures)
         return _State()
 
     def obstacle(self, to: _Destination) -> _State:
@@ -1312,7 +1313,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
     def left() -> float:
         if _Clock.now() >= end:
             raise TimeoutError("the second is over")
-        return max(end - _Clock.now(), 0.001)  # never 0, which means something else
+        return float(max(end - _Clock.now(), 0.001))  # never 0, which means something else
 
     class Opener(inherited):  # type: ignore[misc]
         def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:

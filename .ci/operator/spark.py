@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: 0BSD
-"""Each event once, from nginx's lines: spark-submit spark.py '/var/log/nginx/telemetry.jsonl*' events.parquet"""
+"""Each event once, from nginx's lines: spark-submit spark.py '/var/log/nginx/telemetry.jsonl*' out.parquet"""
 
 import sys
 
