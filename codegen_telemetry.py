@@ -334,10 +334,18 @@ def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
     return data
 
 
+def _finite(text: str) -> float:
+    """A number of a JSON text. Raises ValueError for what could not be written again: NaN, 1e999."""
+    number = float(text)
+    if number - number != 0:
+        raise ValueError("it is not finite")
+    return number
+
+
 def _parsed(data: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises ValueError."""
     with suppress(ValueError, RecursionError):
-        document = json.loads(data)
+        document = json.loads(data, parse_float=_finite, parse_constant=_finite)
         if isinstance(document, dict):
             return document
     raise ValueError("it is no JSON object, or nested too deeply")
@@ -353,8 +361,6 @@ def _quietly(call: Callable[[], Any], default: Any) -> Any:
 
 def _interpreted(document: dict[str, Any]) -> _Config:
     """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
-    if not _quietly(lambda: bool(json.dumps(document, allow_nan=False)), False):
-        raise ValueError("it holds what can't be written again: NaN, 1e999, or too deep a nesting")
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
     read = section.get if isinstance(section, dict) else lambda key, default: None
     texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
@@ -670,10 +676,12 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
     """The variable that says no; empty for none. A run of pytest is not usage, unless somebody asks for it by
     naming an endpoint, or debug mode."""
     prefix = product.env_prefix
-    names = ["DO_NOT_TRACK", prefix + "_DISABLED"]
-    if not (_is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip()):
-        names.append("PYTEST_VERSION")
-    return next((name for name in names if _is_set(environ, name)), "")
+    for name in ("DO_NOT_TRACK", prefix + "_DISABLED", "PYTEST_VERSION"):
+        if _is_set(environ, name):
+            is_asked = _is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip()
+            if name != "PYTEST_VERSION" or not is_asked:
+                return name
+    return ""
 
 
 def _file_refusal(product: Product, config: _Config, path: str, debug: bool) -> str:
@@ -919,13 +927,13 @@ def _time_stamp() -> int:
     return max(now - now % slot - 2 * slot, 0) + place
 
 
-def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str,
-           stamp: int) -> dict[str, Any]:
+def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str, ci: bool,
+           agent: str) -> dict[str, Any]:
     """The event as GA4 takes it."""
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
-    return {"name": name, "timestamp_micros": stamp, "params": {
+    return {"name": name, "timestamp_micros": _time_stamp(), "params": {
         **params, "cli_version": version, "python_version": "%d.%d.%d" % sys.version_info[:3],
-        "os": sys.platform, "ci": is_ci(), "agent": _agent(), "session_id": max(1, int(_PROCESS_START)),
+        "os": sys.platform, "ci": ci, "agent": agent, "session_id": max(1, int(_PROCESS_START)),
         "engagement_time_msec": max(1, spent[0] if spent else 1)}}
 
 
@@ -962,7 +970,8 @@ def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _De
     return own if is_unset else theirs
 
 
-def _destination(product: Product, environ: Mapping[str, str], config: _Config, agent: str) -> _Destination:
+def _destination(product: Product, environ: Mapping[str, str], config: _Config, ci: bool,
+                 agent: str) -> _Destination:
     """Where events go now, or why nowhere."""
     found, problem = _named(product, environ, config), ""
     url, who = re.fullmatch(_URL, found.endpoint), f"the {found.source}'s"
@@ -974,7 +983,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
         problem = f"{who} ID or secret has characters that can't be sent"
     key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
     return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key,
-                          at_once=found.source == "environment" or is_ci(environ))
+                          at_once=ci or found.source == "environment")
 
 
 def _masked(url: str) -> str:
@@ -1394,9 +1403,9 @@ class _Sender:
             self._own.add(name)
         return name
 
-    def destination(self) -> _Destination | None:
-        """Where something may go now, or None: the one answer that the caller and the thread ask for."""
-        to = self._look()
+    def destination(self, to: _Destination | None) -> _Destination | None:
+        """Where something may go now, or None: the one answer that the caller and the thread ask for. `to` is
+        where the user lets it go."""
         why = self.outbox.obstacle(to).why if to else "no"
         is_over = why == "delivered" and to and (self._flushes or self.outbox.is_crowded(to))
         return to if not why or is_over else None
@@ -1439,7 +1448,7 @@ class _Sender:
         """The next request; None if there is none: in one step with the end of the thread, so that no event
         falls between. The exit waits for this run's events, and for no request that it would cut short."""
         with self._lock:
-            to, left = self.destination(), self._leave_by - _Clock.now()
+            to, left = self.destination(self._look()), self._leave_by - _Clock.now()
             is_ours = self._ended is ended  # else a signal handler has started another thread
             if to and left >= _FAIR_SECONDS and is_ours:
                 self.outbox.tidy(to.client_id)
@@ -1489,7 +1498,7 @@ class _Sender:
         deadline, is_possible = _Clock.now() + timeout, True
         self._flushes += 1
         while self._own and is_possible:
-            to, left = self.destination(), deadline - _Clock.now()
+            to, left = self.destination(self._look()), deadline - _Clock.now()
             with self._lock:  # what is gone some process delivered, if it may and the ID is still the user's
                 gone = self._own - self.outbox.present()
                 self._own -= gone
@@ -1569,7 +1578,7 @@ def _notice(product: Product) -> str:
     return "\n".join(["┌" + "─" * width + "┐", *rows, "└" + "─" * width + "┘", ""])
 
 
-def _look(product: Product, path: str, agent: str, project_says_no: Callable[[], bool],
+def _look(product: Product, path: str, ci: bool, agent: str, project_says_no: Callable[[], bool],
           at_all: bool = False, environ: Mapping[str, str] = os.environ) -> _Situation:
     """Look at environment, project and config file; off by environment, at no file unless `at_all`. With
     `at_all`, for `status`, it does not matter whether anybody can see the notice."""
@@ -1578,10 +1587,10 @@ def _look(product: Product, path: str, agent: str, project_says_no: Callable[[],
     if refusal and not at_all:
         return _Situation(refusal, debug)
     config = _read_config(path)
-    to = _destination(product, environ, config, agent)
-    is_due = not (config.notice_shown or product.opt_in or is_ci(environ))
+    to = _destination(product, environ, config, ci, agent)
+    is_due = not (config.notice_shown or product.opt_in or ci)
     refusal = refusal or ("project" if project_says_no() else _file_refusal(product, config, path, debug))
-    if not (refusal or to.at_once or debug or at_all) and is_due and not _is_terminal():
+    if is_due and not (refusal or to.at_once or debug or at_all or _is_terminal()):
         refusal = _UNTOLD
     return _Situation(refusal, debug, config, to, is_due)
 
@@ -1690,8 +1699,8 @@ class Telemetry:
         self._exit_wait = float(_quietly(lambda: _number(exit_wait), None) or 0)
         text = _plain(version)
         self._version = text if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", text) else "unknown"
-        self._agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
-        self._path = _config_path(product)
+        self._user_agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        self._path, self._ci, self._agent = _config_path(product), is_ci(), _agent()
         self._project_no: bool | None = None  # the project's answer, once it was looked for
         self._is_closed = self._is_interrupted = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
@@ -1742,7 +1751,7 @@ class Telemetry:
         return self._project_no
 
     def _look(self, at_all: bool = False) -> _Situation:
-        return _look(self._product, self._path, self._agent, self._project_says_no, at_all)
+        return _look(self._product, self._path, self._ci, self._user_agent, self._project_says_no, at_all)
 
     def _outbox(self) -> _Outbox:
         return _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
@@ -1786,7 +1795,7 @@ class Telemetry:
         kept, dropped = _checked(declared, params)
         for line in dropped:
             explain(f"dropped a parameter of {event}: {line}")
-        shaped = _event(event, kept, declared, self._version, _time_stamp())
+        shaped = _event(event, kept, declared, self._version, self._ci, self._agent)
         if self._captured is not None:
             self._captured.append(shaped)
         elif seen.debug:
@@ -1818,7 +1827,7 @@ class Telemetry:
         name = sender.record(to, event)
         if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
             sender.outbox.discard(re.escape(name))
-        elif wake and sender.destination():
+        elif wake and sender.destination(to):
             sender.start()
 
     @_never_raises(None)
@@ -1827,7 +1836,7 @@ class Telemetry:
         if self._captured is None and not self._is_closed:
             seen = self._look()
             self._discard(seen)
-            if not (seen.refusal or seen.debug) and self._sender().destination():
+            if not (seen.refusal or seen.debug) and self._sender().destination(self._open_way()):
                 self._sender().start()
 
     @_never_raises(None)
@@ -1936,7 +1945,7 @@ def _status(product: Product, project: Mapping[str, object] | None,
         "enabled": not seen.refusal, "reason": seen.refusal or _ON,
         "notice": "never shown" if product.opt_in else "still due" if seen.is_due else
                   "shown" if config.notice_shown else "not shown in CI",
-        "anonymous_id": config.client_id, "ci": is_ci(environ), "agent": _agent(environ),
+        "anonymous_id": config.client_id, "ci": telemetry._ci, "agent": telemetry._agent,
         "learn_more": product.docs_url,
         "config_file": {"path": telemetry._path, "state": "does not exist yet" if config is _MISSING
                         else f"damaged: {config.problem}" if config.problem else "exists"},
