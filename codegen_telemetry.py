@@ -574,7 +574,7 @@ def _decide(path: str, enabled: bool) -> None:
 
 _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
-_UNTOLD = "the first-run notice is due, and standard error is no terminal"
+_UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
 _MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
 _MAX_TOKENS = 200_000            # of a project's file: what has more is no configuration, and counts as a no
 # What counts in a project's JavaScript, TypeScript or YAML: comments, strings, marks and words. The
@@ -1296,7 +1296,7 @@ def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[]
             if not may_post():
                 raise TimeoutError("too late, or no longer allowed")
 
-        def putrequest(self, method: str, url: str, **options: bool) -> None:
+        def putrequest(self, method: str, url: str, **options: Any) -> None:
             self._url = url
             super().putrequest(method, url.partition("?")[0], **options)  # a patch may write it into a trace
 
@@ -1332,8 +1332,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    is_secure = to.endpoint.lower().startswith("https")
-    more: dict[str, Any] = {}
+    is_secure, more = to.endpoint.lower().startswith("https"), {}
     if is_secure:
         import ssl
         more["context"] = context = ssl.create_default_context()
@@ -1343,9 +1342,9 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
     kind = _connection_class(client.HTTPSConnection if is_secure else client.HTTPConnection, may_post, left)
     setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, kind, **more))
     opener, proxies = Opener(), urllib.getproxies_environment().items()
-    opener.add_handler(urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")}))
-    opener.add_handler(urllib.UnknownHandler())  # raises for a proxy of a kind that urllib does not speak
-    opener.add_handler(handler)
+    proxy = urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")})
+    for each in (proxy, urllib.UnknownHandler(), handler):  # the second raises for a proxy that urllib
+        opener.add_handler(each)  # does not speak with
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers)) as response:
@@ -1384,11 +1383,10 @@ class _Sender:
         self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
         # Held while the network code loads: a module's lock held in a fork is held in the child for ever.
-        # What loads evaluates source text, by which CPython forgets that Ctrl-C ended the main module.
-        self.loading = threading.Lock()
+        self._loading = threading.Lock()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self.loading.acquire, after_in_parent=self.loading.release,
-                                after_in_child=self.loading.release)
+            os.register_at_fork(before=self._loading.acquire, after_in_parent=self._loading.release,
+                                after_in_child=self._loading.release)
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
@@ -1427,7 +1425,7 @@ class _Sender:
 
     def _run(self, ended: threading.Event) -> None:
         """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
-        with self.loading:
+        with self._loading:
             is_ready = _quietly(_load_network_code, False)
         while is_ready and _quietly(partial(self._send, ended), False):
             pass  # what goes wrong here is not for the host's eyes
@@ -1513,6 +1511,12 @@ class _Sender:
         self._flushes -= 1
         return not (self._own or self._lost)
 
+    def finish_loading(self) -> None:
+        """Wait until the network code is loaded, tens of milliseconds: what loads evaluates source text, by which
+        CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
+        if self._loading.acquire(timeout=0.5):
+            self._loading.release()
+
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, and nothing more; then settle what is
         still on its way. Ctrl-C ends the wait."""
@@ -1521,7 +1525,8 @@ class _Sender:
                 self._leave_by, ended = _Clock.now() + wait, self._ended
             while ended and not ended.is_set() and (self._own or self._on_its_way) and (
                     _Clock.now() < self._leave_by):
-                ended.wait(min(wait, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
+                left = max(0.0, self._leave_by - _Clock.now())
+                ended.wait(min(left, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
         self._leave_by = min(self._leave_by, _Clock.now())
         with suppress(KeyboardInterrupt, SystemExit, OSError):
             request = self._on_its_way
@@ -1857,8 +1862,7 @@ class Telemetry:
             self._record("error_occurred", {name: failed[name] for name in failed if name in fields},
                          not self._is_interrupted)
         if self._is_interrupted and self._captured is None:
-            with self._sender().loading:  # so that the exit code is that of Ctrl-C
-                pass
+            self._sender().finish_loading()
 
     @_never_raises(None)
     def _at_exit(self) -> None:
