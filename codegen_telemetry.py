@@ -774,6 +774,20 @@ def _can_start() -> bool:
     return False
 
 
+def _load_network_code() -> bool:
+    """Import what a request needs, in a thread of ours that takes no signal: not even SIGPIPE, by which a lost
+    connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is the
+    host's own thread."""
+    import signal
+    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
+    if hasattr(signal, "pthread_sigmask") and is_own:
+        crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+    import encodings.idna  # for name look-ups
+    import urllib.request
+    return True
+
+
 def input_source(value: Any) -> str:
     """Where an input lies: "remote_url", "local_relative" or "local_absolute". Never raises, touches no file.
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`."""
@@ -1332,7 +1346,8 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
 
     # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
     # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    is_secure, more = to.endpoint.lower().startswith("https"), {}
+    more: dict[str, Any] = {}
+    is_secure = to.endpoint.lower().startswith("https")
     if is_secure:
         import ssl
         more["context"] = context = ssl.create_default_context()
@@ -1352,21 +1367,6 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
             return response.status, _quietly(partial(_retry_seconds, wish), 0.0)
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
-
-
-def _load_network_code() -> bool:
-    """Import what a request needs, and have this thread take no signal, not even SIGPIPE, by which a lost
-    connection may end a process; but those of a crash, which faulthandler reports. Under gevent this thread
-    is the host's own."""
-    import signal
-    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
-    if hasattr(signal, "pthread_sigmask") and is_own:
-        crashes = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS,
-                   signal.SIGTRAP}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
-    import encodings.idna  # for name look-ups
-    import urllib.request
-    return True
 
 
 class _Sender:
@@ -1415,13 +1415,10 @@ class _Sender:
                 return
             self._ended = ended = threading.Event()
             thread = threading.Thread(None, self._run, "telemetry", (ended,), daemon=True)
-            try:
+            with suppress(RuntimeError):  # none to be had
                 thread.start()
-            except RuntimeError:
-                pass  # none to be had
-            finally:  # a signal handler may have raised, too
-                if not thread.is_alive():
-                    self._ended = None
+            if not thread.is_alive():
+                self._ended = None
 
     def _run(self, ended: threading.Event) -> None:
         """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
@@ -1512,7 +1509,7 @@ class _Sender:
         return not (self._own or self._lost)
 
     def finish_loading(self) -> None:
-        """Wait until the network code is loaded, tens of milliseconds: what loads evaluates source text, by which
+        """Wait tens of milliseconds for the network code: as it loads it evaluates source text, by which
         CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
         if self._loading.acquire(timeout=0.5):
             self._loading.release()
@@ -1523,10 +1520,10 @@ class _Sender:
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
                 self._leave_by, ended = _Clock.now() + wait, self._ended
-            while ended and not ended.is_set() and (self._own or self._on_its_way) and (
-                    _Clock.now() < self._leave_by):
-                left = max(0.0, self._leave_by - _Clock.now())
+            left = wait
+            while ended and not ended.is_set() and (self._own or self._on_its_way) and left > 0:
                 ended.wait(min(left, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
+                left = self._leave_by - _Clock.now()
         self._leave_by = min(self._leave_by, _Clock.now())
         with suppress(KeyboardInterrupt, SystemExit, OSError):
             request = self._on_its_way
