@@ -775,7 +775,7 @@ def _can_start() -> bool:
 
 
 def _load_network_code() -> bool:
-    """Import what a request needs, in a thread of ours that takes no signal: not even SIGPIPE, by which a lost
+    """Import what a request needs, in a thread of ours that takes no signal, not even SIGPIPE, by which a lost
     connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is the
     host's own thread."""
     import signal
@@ -1525,7 +1525,7 @@ class _Sender:
                 ended.wait(min(left, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
                 left = self._leave_by - _Clock.now()
         self._leave_by = min(self._leave_by, _Clock.now())
-        with suppress(KeyboardInterrupt, SystemExit, OSError):
+        with suppress(KeyboardInterrupt, SystemExit, OSError), self._lock:  # which who settles holds to its end
             request = self._on_its_way
             if request:
                 self._settle(request, _NO_ANSWER, _Clock.now() - request.began >= _FAIR_SECONDS)
