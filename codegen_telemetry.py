@@ -1,5 +1,11 @@
-# SPDX-FileCopyrightText: The codegen_telemetry authors
 # SPDX-License-Identifier: 0BSD
+# SPDX-FileCopyrightText: 2026 The codegen_telemetry authors
+# Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is
+# hereby granted. THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH REGARD TO THIS
+# SOFTWARE INCLUDING ALL IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE
+# LIABLE FOR ANY SPECIAL, DIRECT, INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM
+# LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING
+# OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 # Upstream: https://pypi.org/project/codegen-telemetry/
 # Nobody needs to edit a copy, nor to check its style again:
 # ruff: noqa
@@ -65,7 +71,7 @@ if TYPE_CHECKING:
     Value = Union[bool, int, float, str]  # what leaves
     T = TypeVar("T")
 else:  # for who checks types at run time; to import `typing` would cost half as much as all of this file
-    Any = Kind = Events = Value = T = object
+    Any = Kind = Events = Value = T = Union = object
     Words = tuple
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
@@ -775,9 +781,9 @@ def _can_start() -> bool:
 
 
 def _load_network_code() -> bool:
-    """Import what a request needs, in a thread of ours that takes no signal, not even SIGPIPE, by which a lost
-    connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is the
-    host's own thread."""
+    """Import what a request needs, in a thread of ours that takes no signal, not even SIGPIPE, by which a
+    lost connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is
+    the host's own thread."""
     import signal
     is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
     if hasattr(signal, "pthread_sigmask") and is_own:
@@ -1525,7 +1531,7 @@ class _Sender:
                 ended.wait(min(left, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
                 left = self._leave_by - _Clock.now()
         self._leave_by = min(self._leave_by, _Clock.now())
-        with suppress(KeyboardInterrupt, SystemExit, OSError), self._lock:  # which who settles holds to its end
+        with suppress(KeyboardInterrupt, SystemExit, OSError), self._lock:  # held until all is settled
             request = self._on_its_way
             if request:
                 self._settle(request, _NO_ANSWER, _Clock.now() - request.began >= _FAIR_SECONDS)
@@ -1553,7 +1559,7 @@ def _say(name: str, text: str) -> bool:
         if type(stream) is not TextIOWrapper:
             count = stream.write(data.decode(encoding))
             getattr(stream, "flush", bool)()
-            return type(count) is not int or count >= len(plain)
+            return type(count) is not int or not 0 < count < len(plain)  # 0 says what a display holds back
         stream.flush()
         whole: Any = stream.buffer  # what stays in it after an error fails again when the interpreter ends,
         raw = getattr(whole, "raw", whole)  # and changes the exit code
@@ -1567,7 +1573,8 @@ def _say(name: str, text: str) -> bool:
 
 
 def _is_terminal() -> bool:
-    return bool(_quietly(lambda: sys.stderr.isatty() is True, False))
+    """Whether standard error is a terminal, or a display in its place that does not know that it is one."""
+    return bool(_quietly(lambda: sys.stderr.isatty() is True or os.isatty(sys.stderr.fileno()), False))
 
 
 def _notice(product: Product) -> str:
