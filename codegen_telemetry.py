@@ -56,9 +56,9 @@ from binascii import crc32
 from collections import namedtuple
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from errno import EINVAL, ENOTSUP
+from errno import EINVAL, ENOSPC, ENOTSUP
 from functools import partial, wraps
-from io import TextIOWrapper, open  # the builtin `open` is gone before the host's last objects are
+from io import TextIOWrapper
 from itertools import count, islice
 from types import MappingProxyType
 
@@ -318,12 +318,12 @@ def _has_place(path: str) -> bool:
 
 def _make_folder(path: str) -> None:
     """Make a folder for its user only, whatever the umask, and those above it. Raises OSError."""
-    parent = os.path.dirname(path)
-    if parent != path and not os.path.lexists(parent):
-        _make_folder(parent)
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-        os.chmod(path, 0o700)
+    if not os.path.isdir(path):
+        if os.path.dirname(path) != path:
+            _make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)
 
 
 def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
@@ -429,18 +429,20 @@ def _read_config(path: str) -> _Config:
 def _store(path: str, data: bytes, put: Callable[[str, str], object] = _replace,
            durable: bool = False) -> None:
     """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
-    temporary = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp"
+    temporary, flags = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        with open(temporary, "xb", opener=partial(os.open, mode=0o600)) as file:
+        file = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o600)
+        try:
             os.chmod(temporary, 0o600)  # because a umask may forbid even its user to read it
-            file.write(data)
+            if os.write(file, data) < len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
             if durable:
-                file.flush()
-                try:
-                    os.fsync(file.fileno())
-                except OSError as error:
-                    if error.errno not in (EINVAL, ENOTSUP):  # SMB and FUSE may not know how
-                        raise
+                os.fsync(file)
+        except OSError as error:
+            if error.errno not in (EINVAL, ENOTSUP):  # which SMB and FUSE say to `fsync`
+                raise
+        finally:
+            os.close(file)
         put(temporary, path)
     finally:
         _unlink(temporary)
@@ -964,13 +966,20 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 # holds in CI and where a variable names the destination: such events know no hold and no rest.
 _Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
                                           "key at_once", defaults=("", "", "", "", "", "", "", False))
-_GOOGLE = r"(?is)https?://([a-z0-9-]+\.)*google-analytics\.com\.?([:/?#].*)?"
 # urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
-_URL = (r"(?i)https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?(?:[/?#][!#-;=?-\[\]-~]*)?")
+_URL = (r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
+        r"(?:[/?#][!#-;=?-\[\]-~]*)?")
 _HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
                       "proxy-authorization"))  # that leave
 _KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # a mistake of the operator, or of the moment
 _NO_ANSWER = (0, 0.0)  # else the status, and the seconds that Retry-After asks for
+
+
+def _is_google(endpoint: str) -> bool:
+    """Whether this is Google Analytics; a plain look comes first, because a pattern takes time to compile."""
+    url = endpoint.lower()
+    return "google-analytics" in url and bool(
+        re.match(r"https?://([a-z0-9-]+\.)*google-analytics\.com\.?([:/?#]|$)", url))
 
 
 def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
@@ -981,12 +990,12 @@ def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _De
             _Destination("environment", *named),
             _Destination("config file", config.endpoint, config.tracking_id, config.api_secret),
             _Destination("product", product.endpoint, product.tracking_id, product.api_secret)))
-    is_placeholder = re.fullmatch(_GOOGLE, found.endpoint) and named[1] and not found.measurement_id
+    is_placeholder = _is_google(found.endpoint) and named[1] and not found.measurement_id
     if found.endpoint and not is_placeholder:
         return found
     if theirs.endpoint == own.endpoint and theirs.measurement_id in ("", own.measurement_id):  # an old copy
         return own._replace(api_secret=own.api_secret or theirs.api_secret)
-    is_unset = not theirs.endpoint or re.fullmatch(_GOOGLE, theirs.endpoint) and not theirs.measurement_id
+    is_unset = not theirs.endpoint or _is_google(theirs.endpoint) and not theirs.measurement_id
     return own if is_unset else theirs
 
 
@@ -997,7 +1006,7 @@ def _destination(product: Product, environ: Mapping[str, str], config: _Config, 
     url, who = re.fullmatch(_URL, found.endpoint), f"the {found.source}'s"
     if not url or int(url.group(1) or 0) > 65535:
         problem = f"{who} endpoint is no http:// or https:// URL of plain ASCII without a user name"
-    elif re.fullmatch(_GOOGLE, found.endpoint) and not (found.measurement_id and found.api_secret):
+    elif _is_google(found.endpoint) and not (found.measurement_id and found.api_secret):
         problem = f"{who} measurement ID or secret is missing, and Google Analytics needs both"
     elif not (found.measurement_id + found.api_secret).isprintable():
         problem = f"{who} ID or secret has characters that can't be sent"
@@ -1218,7 +1227,7 @@ class _Outbox:
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
             longest = _REASONS[why][1] + 1  # second, because sums are rounded
             began, left = until - longest, until - time.time()
-            is_this_run = why == "notice" and record["process"] == os.getpid() and _PROCESS_START <= began + 1
+            is_this_run = why == "notice" and record["process"] == os.getpid() and began + 1 >= _PROCESS_START
             is_on = left <= longest and (left > 0 or is_this_run)
             return _State(why if is_on else "", until, failures)
         return _State()
@@ -1264,7 +1273,7 @@ _FAIR_SECONDS = 0.25  # a request cut shorter by the exit proves nothing, so non
 _Request = namedtuple("_Request", "to claim events began")  # on its way: the events by name, and since when
 
 
-def _bounded(kind: Any, operations: tuple[str, ...], left: Callable[[], float]) -> Any:
+def _bounded(kind: Any, left: Callable[[], float], *operations: str) -> Any:
     """A class of sockets each of whose operations may take what is left of the second, and no more."""
     def bound(operation: Any) -> Any:
         def call(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -1278,7 +1287,7 @@ def _connected(address: tuple[str, int], left: Callable[[], float]) -> Any:
     """A socket to one of the host's addresses, each of which gets its share of what is left, so that dead
     ones don't use it up. A name look-up can't be interrupted: what comes late finds its time gone."""
     import socket
-    kind = _bounded(socket.socket, ("sendall", "recv_into"), left)
+    kind = _bounded(socket.socket, left, "sendall", "recv_into")
     found = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
     for number, (family, sort, protocol, _, place) in enumerate(found):
         connection = None
@@ -1357,8 +1366,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
     if is_secure:
         import ssl
         more["context"] = context = ssl.create_default_context()
-        operations = ("do_handshake", "send", "recv_into")
-        context.sslsocket_class = _bounded(context.sslsocket_class, operations, left)
+        context.sslsocket_class = _bounded(context.sslsocket_class, left, "do_handshake", "send", "recv_into")
     handler: Any = urllib.HTTPSHandler(0, **more) if is_secure else urllib.HTTPHandler(0)
     kind = _connection_class(client.HTTPSConnection if is_secure else client.HTTPConnection, may_post, left)
     setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, kind, **more))
@@ -1369,8 +1377,7 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
     url, headers, data = _request(to, events)
     try:
         with opener.open(urllib.Request(url, data, headers)) as response:
-            wish = response.headers.get("Retry-After", "")
-            return response.status, _quietly(partial(_retry_seconds, wish), 0.0)
+            return response.status, _quietly(lambda: _retry_seconds(response.headers["Retry-After"]), 0.0)
     except (OSError, client.HTTPException, ValueError):
         return _NO_ANSWER
 
