@@ -558,9 +558,9 @@ def _decide(path: str, enabled: bool) -> None:
     def write() -> None:
         left = max(0.0, deadline - _Clock.now())
         if _read_config(path).problem:
-            with _locked(os.path.realpath(path), left):
+            with _locked(path, left):  # of a link, the link alone is moved: it may lead to /dev/null
                 if _read_config(path).problem:
-                    _replace(os.path.realpath(path), os.path.realpath(path) + ".bak")
+                    _replace(path, path + ".bak")
         _create_config(path, enabled)
         _edit(path, change, left, durable=True)
 
