@@ -645,7 +645,7 @@ def _lines_say_no(text: str) -> bool:
         is_switch = key == "enabled" and len(indent) == inner or key in ("telemetry", "telemetry.enabled")
         if is_switch and re.match(_YAML_NO, value):
             return True
-        if key == "telemetry" and re.match(r"(?:[!&]\S*[ \t]*){0,3}(?:\#.*)?$", value):
+        if key == "telemetry" and re.match(r"(?:[!&]\S*(?:[ \t]+|$)){0,3}(?:\#.*)?$", value):
             outer, inner = len(indent), -1
     return False
 
@@ -668,7 +668,7 @@ def _file_says_no(file: str, command: str) -> bool:
             document: Any = _parsed(data)
             section = document.get(command) if os.path.basename(file) == "package.json" else document
             return isinstance(section, dict) and _says_no(section.get("telemetry"))
-    text, is_yaml = data.decode("utf-8", "replace").replace("\r", "\n"), file.endswith(("yaml", "yml", "rc"))
+    text, is_yaml = data.decode("utf-8-sig", "replace").replace("\r", "\n"), file.endswith(("yaml", "yml", "rc"))
     return "telemetry" in text and (_braces_say_no(text, _YAML_COMMENT if is_yaml else _SCRIPT_COMMENT)
                                     or is_yaml and _lines_say_no(text))
 
@@ -1326,7 +1326,7 @@ def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[]
                 raise TimeoutError("too late, or no longer allowed")
 
         def putrequest(self, method: str, url: str, **options: Any) -> None:
-            self._url = url
+            self._url = url or "/"
             super().putrequest(method, url.partition("?")[0], **options)  # a patch may write it into a trace
 
         def _encode_request(self, request: str) -> Any:  # the first line, below all patches
