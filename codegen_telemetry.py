@@ -668,7 +668,8 @@ def _file_says_no(file: str, command: str) -> bool:
             document: Any = _parsed(data)
             section = document.get(command) if os.path.basename(file) == "package.json" else document
             return isinstance(section, dict) and _says_no(section.get("telemetry"))
-    text, is_yaml = data.decode("utf-8-sig", "replace").replace("\r", "\n"), file.endswith(("yaml", "yml", "rc"))
+    text = data.decode("utf-8-sig", "replace").replace("\r", "\n")
+    is_yaml = file.endswith(("yaml", "yml", "rc"))
     return "telemetry" in text and (_braces_say_no(text, _YAML_COMMENT if is_yaml else _SCRIPT_COMMENT)
                                     or is_yaml and _lines_say_no(text))
 
@@ -1518,8 +1519,9 @@ class _Sender:
                     self.start()
                     is_possible = self._ended is not None or _can_start()
                 (self._ended or threading.Event()).wait(min(left, 0.01))
-        self._flushes -= 1
-        return not (self._own or self._lost)
+        with self._lock:  # so that who settles has come to the end
+            self._flushes -= 1
+            return not (self._own or self._lost)
 
     def finish_loading(self) -> None:
         """Wait tens of milliseconds for the network code: as it loads it evaluates source text, by which
