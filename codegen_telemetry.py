@@ -64,14 +64,14 @@ from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Tuple, TypeVar, Union
+    from typing import Any, List, Tuple, TypeVar, Union
     Words = Tuple[str, ...]
-    Kind = Union[str, Words, Mapping[str, Words]]  # what a parameter may hold
+    Kind = Union[str, Words, List[str], Mapping[str, Words]]  # what a parameter may hold
     Events = Mapping[str, Mapping[str, Kind]]
     Value = Union[bool, int, float, str]  # what leaves
     T = TypeVar("T")
 else:  # for who checks types at run time; to import `typing` would cost half as much as all of this file
-    Any = Kind = Events = Value = T = Union = object
+    Any = Kind = Events = Value = List = T = Union = object
     Words = tuple
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
@@ -587,8 +587,8 @@ _MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long,
 _MAX_TOKENS = 200_000            # of a project's file: what has more is no configuration, and counts as a no
 # What counts in a project's JavaScript, TypeScript or YAML: comments, strings, marks and words. The
 # alternatives begin differently, and none that has begun can fail, so no text makes this slow.
-_TOKENS = r"""(?P<comment>%s)|(?P<text>"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|`(?:\\.|[^`\\])*`?)""" \
-    r"""|(?P<mark>[][{}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\."""
+_TOKENS = r"""(?P<comment>%s)|(?P<text>"(?:\\(?s:.)|[^"\\\n])*"?|'(?:\\(?s:.)|[^'\\\n])*'?""" \
+    r"""|`(?:\\(?s:.)|[^`\\])*`?)|(?P<mark>[][{}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\(?s:.)"""
 _SCRIPT_COMMENT, _YAML_COMMENT = r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?", r"(?:^|(?<=\s))(?:\#|//)[^\n]*"
 _YAML_LINE = r"""^([ \t]*)(?:-[ ])?(["']?)([\w.-]+)\2[ \t]*:(?:[ \t]+([^\n]*))?$"""
 _YAML_NO = r"""(?i)(?:[!&]\S*[ \t]+){0,3}(["']?)(?:false|no|off|n|0)\1[ \t]*(?:\#.*)?$"""
@@ -608,6 +608,8 @@ def _braces_say_no(text: str, comment: str) -> bool:
         token = match.group()
         if number >= _MAX_TOKENS:
             return True
+        if token[0] == "`" and _braces_say_no(token[1:], comment):
+            return True  # what looked like a text may have begun in a pattern
         if match.lastgroup in ("word", "text"):
             last, path = token.strip("\"'`"), key.split(".")
             is_switch = path[-1] == "telemetry" or path[-2:] == ["telemetry", "enabled"] or (
@@ -792,6 +794,7 @@ def _load_network_code() -> bool:
     if hasattr(signal, "pthread_sigmask") and is_own:
         crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+    import calendar  # for dates
     import encodings.idna  # for name look-ups
     import urllib.request
     return True
@@ -868,9 +871,9 @@ def _joined(name: str, value: Any, checked: Callable[[object], str], dropped: li
     return text[:_MAX_TEXT + 1].rpartition(",")[0]
 
 
-def _flag_word(value: object) -> str:
-    """The word of a flag, without its dashes and what it was set to."""
-    return _word(_plain(value)[:_MAX_FILE].lstrip("-").partition("=")[0])
+def _flag(value: object) -> str:
+    """A flag without its dashes and what it was set to."""
+    return _plain(value)[:_MAX_FILE].lstrip("-").partition("=")[0]
 
 
 def _number(value: Any, least: int = 0) -> int | float | None:
@@ -908,7 +911,8 @@ def _options(name: str, value: Any, declared: Mapping[Any, Any],
 def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, Value]:
     """The parameters that may leave for one that was passed; none if it has to be dropped."""
     def chosen(item: object) -> str:
-        return _plain(item) if _plain(item) in kind else "other"
+        text, flag = _plain(item), _flag(item) if isinstance(kind, _Several) else ""
+        return text if text in kind else flag if flag in kind else "other"
 
     if isinstance(kind, Mapping):
         return _options(name, value, kind, dropped)
@@ -921,7 +925,7 @@ def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, V
     if kind in ("count", "milliseconds"):
         number = _number(value)
         return {} if number is None else {name: round(number)}
-    return {name: _joined(name, value, _flag_word, dropped) if kind == "words" else _word(value)}
+    return {name: _joined(name, value, lambda item: _word(_flag(item)), dropped) if kind == "words" else _word(value)}
 
 
 def _checked(declared: Mapping[str, Kind],
@@ -1504,24 +1508,28 @@ class _Sender:
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
-        deadline, is_possible = _Clock.now() + timeout, True
-        self._flushes += 1
-        while self._own and is_possible:
-            to, left = self.destination(self._look()), deadline - _Clock.now()
-            with self._lock:  # what is gone some process delivered, if it may and the ID is still the user's
-                gone = self._own - self.outbox.present()
-                self._own -= gone
-                self._lost = self._lost or any(not to or name[17:25] != to.client_id[:8] for name in gone)
-            is_possible = bool(to and self._own and left > 0)
-            if to and is_possible:
+        deadline = _Clock.now() + timeout
+        with self._lock:
+            self._flushes += 1
+        try:
+            while self._own:
+                to, left = self.destination(self._look()), deadline - _Clock.now()
+                with self._lock:  # what is gone some process delivered, if it may, of the user's present ID
+                    gone = self._own - self.outbox.present()
+                    self._own -= gone
+                    self._lost = self._lost or any(not to or name[17:25] != to.client_id[:8] for name in gone)
+                if not to or left <= 0:
+                    break
                 self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
                 if self.outbox.waiting(to):
                     self.start()
-                    is_possible = self._ended is not None or _can_start()
+                    if not (self._ended or _can_start()):
+                        break
                 (self._ended or threading.Event()).wait(min(left, 0.01))
-        with self._lock:  # so that who settles has come to the end
-            self._flushes -= 1
-            return not (self._own or self._lost)
+        finally:
+            with self._lock:  # so that who settles has come to the end
+                self._flushes -= 1
+        return not (self._own or self._lost)
 
     def finish_loading(self) -> None:
         """Wait tens of milliseconds for the network code: as it loads it evaluates source text, by which
@@ -1779,6 +1787,7 @@ class Telemetry:
         process = os.getpid()
         if process not in self._senders:
             self._senders.setdefault(process, _Sender(self._outbox(), self._open_way))
+            atexit.unregister(self._at_exit)  # which a fork inherits
             atexit.register(self._at_exit)
         return self._senders[process]
 
