@@ -925,7 +925,9 @@ def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, V
     if kind in ("count", "milliseconds"):
         number = _number(value)
         return {} if number is None else {name: round(number)}
-    return {name: _joined(name, value, lambda item: _word(_flag(item)), dropped) if kind == "words" else _word(value)}
+    if kind == "words":
+        return {name: _joined(name, value, lambda item: _word(_flag(item)), dropped)}
+    return {name: _word(value)}
 
 
 def _checked(declared: Mapping[str, Kind],
@@ -1401,10 +1403,19 @@ class _Sender:
         self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
         # Held while the network code loads: a module's lock held in a fork is held in the child for ever.
-        self._loading = threading.Lock()
+        self._loading, self._forks = threading.Lock(), 0  # and the thread that forks now
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._loading.acquire, after_in_parent=self._loading.release,
-                                after_in_child=self._loading.release)
+            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork,
+                                after_in_child=self._after_fork)
+
+    def _before_fork(self) -> None:
+        self._loading.acquire()
+        self._forks = threading.get_ident()
+
+    def _after_fork(self) -> None:
+        if self._forks == threading.get_ident():  # else these hooks were registered in the middle of a fork
+            self._forks = 0
+            self._loading.release()
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
