@@ -469,12 +469,13 @@ def _encoded(document: dict[str, Any]) -> bytes:
 def _locked(path: str, wait: float) -> Generator[None, None, None]:
     """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
     lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, _Clock.now() + wait
+    folder, file_name = os.path.split(path)
     while True:
-        if _age(lock) > _STALE_SECONDS:
-            folder, file_name = os.path.split(path)
-            for name in os.listdir(folder):  # its holder, if it only slept, must not go on
-                if re.fullmatch(re.escape(file_name) + _TEMPORARY, name):
-                    _unlink(os.path.join(folder, name))
+        is_stale = _age(lock) > _STALE_SECONDS
+        for name in filter(re.compile(re.escape(file_name) + _TEMPORARY).fullmatch, os.listdir(folder)):
+            if is_stale or _age(os.path.join(folder, name)) > _STALE_SECONDS:
+                _unlink(os.path.join(folder, name))  # its writer, if it only slept, must not go on
+        if is_stale:
             _unlink(lock)
         try:
             file = _patiently(lambda: os.open(lock, flags, 0o600))
@@ -1192,7 +1193,7 @@ class _Outbox:
         with suppress(OSError):
             names = self.names(_EVENT, claim)
             for name in names:
-                os.rename(self.path(claim, name), self.path(name))
+                _replace(self.path(claim, name), self.path(name))
             os.rmdir(self.path(claim))
             if names:
                 self._known = self.trim()
@@ -1536,7 +1537,7 @@ class _Sender:
                     self.start()
                     if not (self._ended or _can_start()):
                         break
-                (self._ended or threading.Event()).wait(min(left, 0.01))
+                threading.Event().wait(min(left, 0.01))
         finally:
             with self._lock:  # so that who settles has come to the end
                 self._flushes -= 1
@@ -1657,7 +1658,7 @@ def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -
             with suppress(OSError):
                 outbox.discard("hold[.]state")
                 if is_new:
-                    os.unlink(path)
+                    os.unlink(os.path.realpath(path))
                     os.rmdir(os.path.dirname(path))
         return bool(not is_shown or seen.to.at_once)
     return True
