@@ -1390,6 +1390,25 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
         return _NO_ANSWER
 
 
+class _ForkLock:
+    """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
+    is held in a fork is held in the child for ever."""
+
+    def __init__(self) -> None:
+        self.lock, self._forker = threading.Lock(), 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._take, after_in_parent=self._free, after_in_child=self._free)
+
+    def _take(self) -> None:
+        self.lock.acquire()
+        self._forker = threading.get_ident()
+
+    def _free(self) -> None:
+        if self._forker == threading.get_ident():  # else we were registered in the middle of a fork
+            self._forker = 0
+            self.lock.release()
+
+
 class _Sender:
     """Sends what waits on one daemon thread of a process: claim, post, settle, until nothing may be sent. The
     thread and the exit share one value, the request that is on its way: either of them settles it, once."""
@@ -1403,20 +1422,7 @@ class _Sender:
         self._lost = False               # one of them was refused, or could not be written
         self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
-        # Held while the network code loads: a module's lock held in a fork is held in the child for ever.
-        self._loading, self._forks = threading.Lock(), 0  # and the thread that forks now
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork,
-                                after_in_child=self._after_fork)
-
-    def _before_fork(self) -> None:
-        self._loading.acquire()
-        self._forks = threading.get_ident()
-
-    def _after_fork(self) -> None:
-        if self._forks == threading.get_ident():  # else these hooks were registered in the middle of a fork
-            self._forks = 0
-            self._loading.release()
+        self._loading = _ForkLock()      # held while the network code loads
 
     def record(self, to: _Destination, event: dict[str, Any]) -> str:
         """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
@@ -1452,7 +1458,7 @@ class _Sender:
 
     def _run(self, ended: threading.Event) -> None:
         """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
-        with self._loading:
+        with self._loading.lock:
             is_ready = _quietly(_load_network_code, False)
         while is_ready and _quietly(partial(self._send, ended), False):
             pass  # what goes wrong here is not for the host's eyes
@@ -1546,8 +1552,8 @@ class _Sender:
     def finish_loading(self) -> None:
         """Wait tens of milliseconds for the network code: as it loads it evaluates source text, by which
         CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
-        if self._loading.acquire(timeout=0.5):
-            self._loading.release()
+        if self._loading.lock.acquire(timeout=0.5):
+            self._loading.lock.release()
 
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, and nothing more; then settle what is
