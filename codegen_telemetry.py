@@ -677,13 +677,6 @@ def _file_says_no(file: str, command: str) -> bool:
                                     or is_yaml and _lines_say_no(text))
 
 
-def _project_says_no(product: Product, given: object) -> bool:
-    """Whether the project does: by the section that the host parsed, else by a file in the working folder."""
-    if given is not None:
-        return _says_no(given)
-    return any(_file_says_no(file, product.command) for file in product.project_files)
-
-
 def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
     """The variable that says no; empty for none. A run of pytest is not usage, unless somebody asks for it by
     naming an endpoint, or debug mode."""
@@ -816,14 +809,6 @@ def _is_exit(exc: object) -> bool:
     return issubclass(type(exc), SystemExit) or type(exc).__name__ == "Exit" and hasattr(exc, "exit_code")
 
 
-def _own_category(exc: object) -> str:
-    """The category of the type of an exception, which may be given itself; empty for none."""
-    kind: Any = exc if issubclass(type(exc), type) else type(exc)
-    bases = kind.__mro__  # of a class that may have a class of its own, which raises
-    names = ("ConfigError" if base.__module__ == "configparser" else base.__name__ for base in bases)
-    return next((_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES), "")
-
-
 def _categories(exc: Any) -> Iterator[str]:
     """The categories of an exception, of a group's members, of what an exit was raised from or during."""
     todo, seen = [exc], {0}
@@ -838,7 +823,11 @@ def _categories(exc: Any) -> Iterator[str]:
         elif _is_exit(error):
             todo.append(error.__context__ if error.__cause__ is None else error.__cause__)
         else:
-            yield "Ctrl-C" if issubclass(type(error), KeyboardInterrupt) else _own_category(error)
+            if issubclass(type(error), KeyboardInterrupt):
+                yield "Ctrl-C"
+            for base in (error if issubclass(type(error), type) else type(error)).__mro__:
+                name = "ConfigError" if base.__module__ == "configparser" else base.__name__
+                yield _ERROR_NAMES.get(name, "")
 
 
 def error_type(exc: object) -> str:
@@ -1184,10 +1173,6 @@ class _Outbox:
         except (ValueError, KeyError, RecursionError):
             return None
 
-    def holds(self, claim: str, events: Iterable[str]) -> bool:
-        """Whether a claim holds what it held; another process may have given it back, or deleted it."""
-        return self.names(_EVENT, claim) == sorted(events)
-
     def give_back(self, claim: str) -> None:
         """Let the events of a claim wait again."""
         with suppress(OSError):
@@ -1498,8 +1483,9 @@ class _Sender:
 
     def _is_allowed(self, request: Any) -> bool:
         """Whether no user, hold or pause says no meanwhile, and no other process has taken the claim over."""
-        return (self._look() == request.to and self.outbox.holds(request.claim, request.events)
-                and self.outbox.obstacle(request.to).why in ("", "delivered"))
+        is_whole = self.outbox.names(_EVENT, request.claim) == sorted(request.events)
+        is_open = self.outbox.obstacle(request.to).why in ("", "delivered")
+        return is_whole and is_open and self._look() == request.to
 
     def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
         """Delete, or keep, the events of a request that was answered so: whether it delivered them. Thread
@@ -1608,8 +1594,12 @@ def _say(name: str, text: str) -> bool:
 
 
 def _is_terminal() -> bool:
-    """Whether standard error is a terminal, or a display in its place that does not know that it is one."""
-    return bool(_quietly(lambda: sys.stderr.isatty() is True or os.isatty(sys.stderr.fileno()), False))
+    """Whether standard error is a terminal, or a display in its place that does not know that it is one. For
+    Windows NUL is one, too, but has no size, which raises."""
+    def found() -> bool:
+        is_terminal = sys.stderr.isatty() is True or os.isatty(sys.stderr.fileno())
+        return is_terminal and (os.name != "nt" or bool(os.get_terminal_size(sys.stderr.fileno())))
+    return bool(_quietly(found, False))
 
 
 def _notice(product: Product) -> str:
@@ -1694,10 +1684,8 @@ class _Command:
 
     def __init__(self, telemetry: Telemetry, name: object, flags: Any, params: dict[str, object]) -> None:
         self._telemetry, self._began, self._failed = telemetry, _Clock.now(), ""
-        self._params: dict[str, object] = {"command": name}
-        self._flags = flags
-        self.update(**params)
-        telemetry._check("command_executed", {"command": name})
+        self._flags, self._params = flags, {"command": name, **params}
+        telemetry._check("command_executed", self._params)
 
     def update(self, /, **params: object) -> None:
         """Add what is known only later."""
@@ -1789,9 +1777,11 @@ class Telemetry:
         return is_delivered
 
     def _project_says_no(self) -> bool:
-        """The project's answer, which is looked for once."""
+        """The project's answer, looked for once: what the host parsed, else a file in the working folder."""
         if self._project_no is None:
-            self._project_no = _project_says_no(self._product, self._project)
+            files = self._product.project_files if self._project is None else ()
+            self._project_no = _says_no(self._project) or any(
+                _file_says_no(file, self._product.command) for file in files)
         return self._project_no
 
     def _look(self, at_all: bool = False) -> _Situation:
