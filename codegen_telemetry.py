@@ -1483,9 +1483,10 @@ class _Sender:
 
     def _is_allowed(self, request: Any) -> bool:
         """Whether no user, hold or pause says no meanwhile, and no other process has taken the claim over."""
+        if self._look() != request.to:  # first, because it tells where no file can be opened
+            return False
         is_whole = self.outbox.names(_EVENT, request.claim) == sorted(request.events)
-        is_open = self.outbox.obstacle(request.to).why in ("", "delivered")
-        return is_whole and is_open and self._look() == request.to
+        return is_whole and self.outbox.obstacle(request.to).why in ("", "delivered")
 
     def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
         """Delete, or keep, the events of a request that was answered so: whether it delivered them. Thread
