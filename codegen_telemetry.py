@@ -681,12 +681,12 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
     """The variable that says no; empty for none. A run of pytest is not usage, unless somebody asks for it by
     naming an endpoint, or debug mode."""
     prefix = product.env_prefix
-    for name in ("DO_NOT_TRACK", prefix + "_DISABLED", "PYTEST_VERSION"):
+    for name in ("DO_NOT_TRACK", prefix + "_DISABLED"):
         if _is_set(environ, name):
-            is_asked = _is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip()
-            if name != "PYTEST_VERSION" or not is_asked:
-                return name
-    return ""
+            return name
+    is_tested = _is_set(environ, "PYTEST_VERSION") and not (
+        _is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip())
+    return "PYTEST_VERSION" if is_tested else ""
 
 
 def _file_refusal(product: Product, config: _Config, path: str, debug: bool) -> str:
@@ -981,19 +981,19 @@ def _is_google(endpoint: str) -> bool:
 
 def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
     """The first destination that is set. An ID and a secret stay with the endpoint that they came with."""
-    named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
-    found, theirs, own = (
-        to._replace(measurement_id="") if to.measurement_id == _CODEGEN["tracking_id"] else to for to in (
-            _Destination("environment", *named),
-            _Destination("config file", config.endpoint, config.tracking_id, config.api_secret),
-            _Destination("product", product.endpoint, product.tracking_id, product.api_secret)))
-    is_placeholder = _is_google(found.endpoint) and named[1] and not found.measurement_id
-    if found.endpoint and not is_placeholder:
-        return found
-    if theirs.endpoint == own.endpoint and theirs.measurement_id in ("", own.measurement_id):  # an old copy
-        return own._replace(api_secret=own.api_secret or theirs.api_secret)
-    is_unset = not theirs.endpoint or _is_google(theirs.endpoint) and not theirs.measurement_id
-    return own if is_unset else theirs
+    def real(tracking_id: str) -> str:
+        return "" if tracking_id == _CODEGEN["tracking_id"] else tracking_id
+
+    named, tracking_id, api_secret = (environ.get(product.env_prefix + end, "").strip()
+                                      for end in ("_ENDPOINT", "_ID", "_API_SECRET"))
+    if named and (real(tracking_id) == tracking_id or not _is_google(named)):
+        return _Destination("environment", named, real(tracking_id), api_secret)
+    own_id, their_id, secret = real(product.tracking_id), real(config.tracking_id), product.api_secret
+    if config.endpoint == product.endpoint and their_id in ("", own_id):  # an old copy
+        secret = secret or config.api_secret
+    elif config.endpoint and (their_id or not _is_google(config.endpoint)):
+        return _Destination("config file", config.endpoint, their_id, config.api_secret)
+    return _Destination("product", product.endpoint, own_id, secret)
 
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, ci: bool,
