@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 """Tests of codegen_telemetry: real servers on 127.0.0.1, real folders, real processes.
 
-Run them with `python -m unittest`; they need nothing but the standard library and take about 40 seconds.
+Run them with `python -m unittest`; they need nothing but the standard library and take about 80 seconds.
 """
 
 from __future__ import annotations
