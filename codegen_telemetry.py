@@ -779,6 +779,25 @@ def _can_start() -> bool:
     return False
 
 
+class _ForkLock:
+    """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
+    is held in a fork is held in the child for ever."""
+
+    def __init__(self) -> None:
+        self.lock, self._forker = threading.Lock(), 0
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._take, after_in_parent=self._free, after_in_child=self._free)
+
+    def _take(self) -> None:
+        self.lock.acquire()
+        self._forker = threading.get_ident()
+
+    def _free(self) -> None:
+        if self._forker == threading.get_ident():  # else we were registered in the middle of a fork
+            self._forker = 0
+            self.lock.release()
+
+
 def _load_network_code() -> bool:
     """Import what a request needs, in a thread of ours that takes no signal, not even SIGPIPE, by which a
     lost connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is
@@ -1375,25 +1394,6 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
         return _NO_ANSWER
 
 
-class _ForkLock:
-    """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
-    is held in a fork is held in the child for ever."""
-
-    def __init__(self) -> None:
-        self.lock, self._forker = threading.Lock(), 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._take, after_in_parent=self._free, after_in_child=self._free)
-
-    def _take(self) -> None:
-        self.lock.acquire()
-        self._forker = threading.get_ident()
-
-    def _free(self) -> None:
-        if self._forker == threading.get_ident():  # else we were registered in the middle of a fork
-            self._forker = 0
-            self.lock.release()
-
-
 class _Sender:
     """Sends what waits on one daemon thread of a process: claim, post, settle, until nothing may be sent. The
     thread and the exit share one value, the request that is on its way: either of them settles it, once."""
@@ -1423,8 +1423,7 @@ class _Sender:
         return name
 
     def destination(self, to: _Destination | None) -> _Destination | None:
-        """Where something may go now, or None: the one answer that the caller and the thread ask for. `to` is
-        where the user lets it go."""
+        """Where something may go now, of `to`, where the user lets it go: the one answer that all ask for."""
         why = self.outbox.obstacle(to).why if to else "no"
         is_over = why == "delivered" and to and (self._flushes or self.outbox.is_crowded(to))
         return to if not why or is_over else None
@@ -1537,8 +1536,7 @@ class _Sender:
         return not (self._own or self._lost)
 
     def finish_loading(self) -> None:
-        """Wait tens of milliseconds for the network code: as it loads it evaluates source text, by which
-        CPython forgets that Ctrl-C ended the main module, and the exit code would be another."""
+        """Wait for the network code: what loads makes CPython forget that Ctrl-C ended the main module."""
         if self._loading.lock.acquire(timeout=0.5):
             self._loading.lock.release()
 
