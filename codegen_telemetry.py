@@ -1488,8 +1488,7 @@ class _Sender:
         return is_whole and self.outbox.obstacle(request.to).why in ("", "delivered")
 
     def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
-        """Delete, or keep, the events of a request that was answered so: whether it delivered them. Thread
-        and exit both come here, and whoever is second finds it done."""
+        """Delete or keep the events of a request, once, by its answer: whether that delivered them."""
         status, asked = answer
         is_delivered = 200 <= status < 300
         is_refused = 400 <= status < 500 and status not in _KEPT_4XX
@@ -1541,8 +1540,7 @@ class _Sender:
             self._loading.lock.release()
 
     def leave(self, wait: float) -> None:
-        """Let the thread send this run's events for so many seconds, and nothing more; then settle what is
-        still on its way. Ctrl-C ends the wait."""
+        """Let the thread send this run's events for so many seconds, then settle what is still on its way."""
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
                 self._leave_by, ended = _Clock.now() + wait, self._ended
