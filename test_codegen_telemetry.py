@@ -5725,7 +5725,7 @@ class DocumentTests(BasicCase):
             params = json.loads(output[output.index('{"client_id"'):])["events"][0]["params"]
             self.assertEqual(("check" if is_single else "build", set(flags.split(",")), True), (
                 params["command"], set(params["flags"].split(",")), params["success"]), (name, arguments))
-            self.assertNotRegex(output, "dropped|ada")
+            self.assertNotRegex(output, r"dropped|\bada\b")
         mounted = "--telemetry" if is_single else "--verbose telemetry"
         output = self.shell(place, f"{run} {mounted} status", HOME=home)
         self.assertIn("Telemetry is on: on by default", output)
