@@ -566,8 +566,11 @@ def _decide(path: str, enabled: bool) -> None:
         _edit(path, change, left, durable=True)
 
     old, deadline, written = _read_config(path).client_id, _Clock.now() + 2.0, float("-inf")
-    while _Clock.now() < written + 0.1 or not (written > 0 and stands()):
-        if not (written > 0 and stands()):
+    while True:
+        is_standing = written > 0 and stands()
+        if is_standing and _Clock.now() >= written + 0.1:
+            return
+        if not is_standing:
             try:
                 write()
                 written = _Clock.now()
@@ -989,6 +992,7 @@ _HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "
                       "proxy-authorization"))  # that leave
 _KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # a mistake of the operator, or of the moment
 _NO_ANSWER = (0, 0.0)  # else the status, and the seconds that Retry-After asks for
+_LAST_PAUSE = 86400.0  # seconds; no pause is longer, whatever an answer asks for
 
 
 def _is_google(endpoint: str) -> bool:
@@ -1060,7 +1064,7 @@ def _retry_seconds(text: str) -> float:
     if not seconds.isdigit():
         date: Any = parsedate_tz(text)
         seconds = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone it means UTC
-    return min(max(float(seconds), 1.0), 86400.0)
+    return min(max(float(seconds), 1.0), _LAST_PAUSE)
 
 
 # === Outbox: what waits? ===
@@ -1070,7 +1074,7 @@ _MAX_AGE = 28 * 86400.0    # seconds; GA4 moves the time of what is older than 7
 _MAX_BATCH = 25            # GA4's limit of events a request
 _MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _MINUTE = 60.0             # of a hold, of a rest, and of a pause that counts as no failure
-_FIRST_PAUSE, _LAST_PAUSE = 600.0, 86400.0  # seconds without a try after a failure
+_FIRST_PAUSE = 600.0       # seconds without a try after a failure
 _BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _CLAIM = "[0-9a-f]{8}-[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
@@ -1796,9 +1800,9 @@ class Telemetry:
             atexit.register(self._at_exit)
         return self._senders[process]
 
-    def _open_way(self) -> _Destination | None:
-        """Where the user lets events go now; None for nowhere."""
-        seen = self._look()
+    def _open_way(self, seen: _Situation | None = None) -> _Destination | None:
+        """Where the user lets events go, by what was seen or by a fresh look; None for nowhere."""
+        seen = seen or self._look()
         is_untold = seen.is_due and not seen.to.at_once
         is_shut = seen.refusal or seen.debug or seen.to.problem or not seen.to.client_id or is_untold
         return None if is_shut else seen.to
@@ -1868,7 +1872,8 @@ class Telemetry:
         if self._captured is None and not self._is_closed:
             seen = self._look()
             self._discard(seen)
-            if not (seen.refusal or seen.debug) and self._sender().destination(self._open_way()):
+            to = self._open_way(seen)
+            if to and self._sender().destination(to):
                 self._sender().start()
 
     @_never_raises(None)
