@@ -55,7 +55,7 @@ import time
 from binascii import crc32
 from collections import namedtuple
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from errno import EINVAL, ENOSPC, ENOTSUP
 from functools import partial, wraps
 from io import TextIOWrapper
@@ -326,35 +326,14 @@ def _make_folder(path: str) -> None:
             os.chmod(path, 0o700)
 
 
-def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
-    """What a regular file of at most `limit` bytes holds. Raises OSError, ValueError."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
-        raise ValueError("it is not a regular file")
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        data = os.read(file, limit + 1)
-    finally:
-        os.close(file)
-    if len(data) > limit:
-        raise ValueError(f"it is larger than {limit} bytes")
-    return data
-
-
-def _finite(text: str) -> float:
-    """A number of a JSON text. Raises ValueError for what could not be written again: NaN, 1e999."""
-    number = float(text)
-    if number - number != 0:
-        raise ValueError("it is not finite")
-    return number
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes. Raises ValueError."""
-    with suppress(ValueError, RecursionError):
-        document = json.loads(data, parse_float=_finite, parse_constant=_finite)
-        if isinstance(document, dict):
-            return document
-    raise ValueError("it is no JSON object, or nested too deeply")
+def _patiently(call: Callable[..., T], *arguments: Any) -> T:
+    """The call's result. Windows, and only that, refuses to touch what another process has open."""
+    for _ in range(10 if os.name == "nt" else 0):
+        try:
+            return call(*arguments)
+        except PermissionError:
+            _Clock.sleep(0.01)
+    return call(*arguments)
 
 
 def _quietly(call: Callable[[], Any], default: Any) -> Any:
@@ -365,36 +344,9 @@ def _quietly(call: Callable[[], Any], default: Any) -> Any:
         return default
 
 
-def _interpreted(document: dict[str, Any]) -> _Config:
-    """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
-    section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
-    read = section.get if isinstance(section, dict) else lambda key, default: None
-    texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
-    about = [document.get(key, "") for key in ("version", "lastUpdated")]
-    if not isinstance(notice, bool) or not all(isinstance(text, str) for text in texts + about):
-        raise ValueError("a value has the wrong type")
-    if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
-        raise ValueError("telemetry.anonymousId is not a UUID")
-    return _Config("", section.get("enabled") is True, notice, *(str(text).strip() for text in texts))
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """The call's result. Windows, and only that, refuses to open or replace what another process has open."""
-    for _ in range(10 if os.name == "nt" else 0):
-        try:
-            return call()
-        except PermissionError:
-            _Clock.sleep(0.01)
-    return call()
-
-
-def _replace(source: str, target: str) -> None:
-    _patiently(partial(os.replace, source, target))
-
-
 def _unlink(path: str) -> None:
     with suppress(OSError):
-        os.unlink(path)
+        _patiently(os.unlink, path)
 
 
 def _age(path: str) -> float:
@@ -410,13 +362,50 @@ def _touch(path: str) -> None:
         os.utime(path, (time.time(), time.time()))
 
 
+def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
+    """What a regular file of at most `limit` bytes holds. Raises OSError, ValueError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
+        raise ValueError("it is not a regular file")
+    file = _patiently(os.open, path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        data = os.read(file, limit + 1)
+    finally:
+        os.close(file)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit} bytes")
+    return data
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises OSError, ValueError."""
+    data = _read_bytes(path)
+    with suppress(ValueError, RecursionError):
+        document = json.loads(data)
+        if isinstance(document, dict):
+            return document
+    raise ValueError("it is no JSON object, or nested too deeply")
+
+
+def _interpreted(document: dict[str, Any]) -> _Config:
+    """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
+    section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
+    read = section.get if isinstance(section, dict) else lambda key, default: None
+    texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
+    about = [document.get(key, "") for key in ("version", "lastUpdated")]
+    if not isinstance(notice, bool) or not all(isinstance(text, str) for text in texts + about):
+        raise ValueError("a value has the wrong type")
+    if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
+        raise ValueError("telemetry.anonymousId is not a UUID")
+    return _Config("", section.get("enabled") is True, notice, *(str(text).strip() for text in texts))
+
+
 def _read_config(path: str) -> _Config:
     """What the config file says. Never raises, never writes. The Node.js CLI writes it in place, so one that
     looks damaged and was written within the last second is read again for up to 50 ms."""
     deadline = _Clock.now() + 0.05
     while True:
         try:
-            return _interpreted(_parsed(_patiently(partial(_read_bytes, path))))
+            return _interpreted(_read_json(path))
         except (FileNotFoundError, NotADirectoryError):
             return _MISSING
         except (OSError, ValueError) as error:
@@ -426,9 +415,9 @@ def _read_config(path: str) -> _Config:
         _Clock.sleep(0.005)
 
 
-def _store(path: str, data: bytes, put: Callable[[str, str], object] = _replace,
-           durable: bool = False) -> None:
-    """Write a file for its user only and `put` it at `path`: complete or not at all. Raises OSError."""
+@contextmanager
+def _written(path: str, data: bytes, durable: bool = False) -> Generator[str, None, None]:
+    """A new file beside `path`, for its user only, that is deleted unless it is renamed. Raises OSError."""
     temporary, flags = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         file = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o600)
@@ -443,9 +432,15 @@ def _store(path: str, data: bytes, put: Callable[[str, str], object] = _replace,
                 raise
         finally:
             os.close(file)
-        put(temporary, path)
+        yield temporary
     finally:
         _unlink(temporary)
+
+
+def _store(path: str, data: bytes) -> None:
+    """Write a file, complete or not at all. Raises OSError."""
+    with _written(path, data) as temporary:
+        _patiently(os.replace, temporary, path)
 
 
 def _time_text(seconds: float) -> str:
@@ -458,8 +453,8 @@ def _encoded(document: dict[str, Any]) -> bytes:
         import uuid  # needed once in the life of a config file
         document["telemetry"]["anonymousId"] = str(uuid.uuid4())
     document["lastUpdated"] = _time_text(_wall_time())
-    for indent, is_ascii in ((2, True), (None, True), (None, False)):
-        data = json.dumps(document, indent=indent, ensure_ascii=is_ascii).encode() + b"\n"
+    for indent in (2, None):  # deeply nested keys of others take most of their room for indentation
+        data = json.dumps(document, indent=indent).encode() + b"\n"
         if len(data) <= _MAX_FILE:
             return data
     raise ValueError("it would become too large")
@@ -468,23 +463,22 @@ def _encoded(document: dict[str, Any]) -> bytes:
 @contextmanager
 def _locked(path: str, wait: float) -> Generator[None, None, None]:
     """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
-    lock, flags, deadline = path + ".lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, _Clock.now() + wait
-    folder, file_name = os.path.split(path)
+    lock, deadline, mine = path + ".lock", _Clock.now() + wait, 0
+    folder, name = os.path.split(path)
     while True:
         is_stale = _age(lock) > _STALE_SECONDS
-        for name in filter(re.compile(re.escape(file_name) + _TEMPORARY).fullmatch, os.listdir(folder)):
-            if is_stale or _age(os.path.join(folder, name)) > _STALE_SECONDS:
-                _unlink(os.path.join(folder, name))  # its writer, if it only slept, must not go on
+        for temporary in filter(re.compile(re.escape(name) + _TEMPORARY).fullmatch, os.listdir(folder)):
+            if is_stale or _age(os.path.join(folder, temporary)) > _STALE_SECONDS:
+                _unlink(os.path.join(folder, temporary))  # its writer, if it only slept, must not go on
         if is_stale:
             _unlink(lock)
         try:
-            file = _patiently(lambda: os.open(lock, flags, 0o600))
+            file = _patiently(os.open, lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             break
         except FileExistsError:
             if _Clock.now() >= deadline:
                 raise _Busy(f"another process holds {lock}") from None
             _Clock.sleep(0.01)
-    mine = 0
     try:
         os.close(file)
         _touch(lock)
@@ -504,17 +498,19 @@ def _create_config(path: str, enabled: bool) -> bool:
     _make_folder(os.path.dirname(path))
     path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
         "enabled": enabled, "anonymousId": ""}, "hasShownTelemetryNotice": False})
+    if os.path.lexists(path):
+        return False
     try:
-        if not os.path.lexists(path):
-            _store(path, data, os.link)  # exclusive: of many processes one is the first
-            return True
-    except (AttributeError, NotImplementedError, OSError):
-        if not os.path.lexists(path):  # a file system without hard links
-            with _locked(path, 0.1 if enabled else 2.0):
-                if not os.path.lexists(path):
-                    _store(path, data)
-                    return True
-    return False
+        with _written(path, data) as temporary:
+            os.link(temporary, path)  # exclusive: of many processes one is the first
+    except FileExistsError:
+        return False
+    except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
+        with _locked(path, 0.1 if enabled else 2.0):
+            if os.path.lexists(path):
+                return False
+            _store(path, data)
+    return True
 
 
 def _edit(path: str, change: Callable[[dict[str, Any]], object], wait: float,
@@ -522,23 +518,20 @@ def _edit(path: str, change: Callable[[dict[str, Any]], object], wait: float,
     """Have the config file's document changed, under a lock for which we wait so many seconds at most. What
     is to be stored is written before `show` is called with what was stored, and put in place after it: so a
     full disk is known before. Raises OSError, ValueError, and whatever `show` raises."""
-    def put(temporary: str, path: str) -> None:
-        show(before)
-        if _quietly(lambda: _parsed(_read_bytes(path)), None) != before:  # by who knows no lock, or slept
-            raise _Busy(f"another program has just changed {path}")
-        _replace(temporary, path)
-
     path = os.path.realpath(path)
     with _locked(path, wait):
-        data = _read_bytes(path)
         try:
-            before, document = _parsed(data), _parsed(data)
+            before, document = _read_json(path), _read_json(path)
             _interpreted(document)
         except ValueError:
             raise _Busy(f"another program is writing {path}") from None
         document.setdefault("telemetry", {})
         change(document)
-        _store(path, _encoded(document), put, durable)
+        with _written(path, _encoded(document), durable) as temporary:
+            show(before)
+            if _quietly(lambda: _read_json(path), None) != before:  # by who knows no lock, or slept
+                raise _Busy(f"another program has just changed {path}")
+            _patiently(os.replace, temporary, path)
 
 
 def _decide(path: str, enabled: bool) -> None:
@@ -561,24 +554,24 @@ def _decide(path: str, enabled: bool) -> None:
         if _read_config(path).problem:
             with _locked(path, left):  # of a link, the link alone is moved: it may lead to /dev/null
                 if _read_config(path).problem:
-                    _replace(path, path + ".bak")
+                    _patiently(os.replace, path, path + ".bak")
         _create_config(path, enabled)
         _edit(path, change, left, durable=True)
 
-    old, deadline, written = _read_config(path).client_id, _Clock.now() + 2.0, float("-inf")
+    old, deadline, problem = _read_config(path).client_id, _Clock.now() + 2.0, _Busy(
+        f"another program keeps changing {path}")
     while True:
-        is_standing = written > 0 and stands()
-        if is_standing and _Clock.now() >= written + 0.1:
-            return
-        if not is_standing:
-            try:
-                write()
-                written = _Clock.now()
-            except _Busy:
-                if _Clock.now() >= deadline:
-                    raise
-            if _Clock.now() >= deadline:
-                raise _Busy(f"another program keeps changing {path}")
+        try:
+            write()
+            written = _Clock.now()
+            while stands():
+                if _Clock.now() >= written + 0.1:
+                    return
+                _Clock.sleep(0.01)
+        except _Busy as error:
+            problem = error
+        if _Clock.now() >= deadline:
+            raise problem
         _Clock.sleep(0.01)
 
 
@@ -588,14 +581,15 @@ _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
 _UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
 _MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
-_MAX_TOKENS = 200_000            # of a project's file: what has more is no configuration, and counts as a no
-# What counts in a project's JavaScript, TypeScript or YAML: comments, strings, marks and words. The
-# alternatives begin differently, and none that has begun can fail, so no text makes this slow.
-_TOKENS = r"""(?P<comment>%s)|(?P<text>"(?:\\(?s:.)|[^"\\\n])*"?|'(?:\\(?s:.)|[^'\\\n])*'?""" \
-    r"""|`(?:\\(?s:.)|[^`\\])*`?)|(?P<mark>[][{}(),;:=\n])|(?P<word>!?[\w$.-]+)|\\(?s:.)"""
-_SCRIPT_COMMENT, _YAML_COMMENT = r"//[^\n]*|/\*(?:[^*]|\*(?!/))*(?:\*/)?", r"(?:^|(?<=\s))(?:\#|//)[^\n]*"
-_YAML_LINE = r"""^([ \t]*)(?:-[ ])?(["']?)([\w.-]+)\2[ \t]*:(?:[ \t]+([^\n]*))?$"""
-_YAML_NO = r"""(?i)(?:[!&]\S*[ \t]+){0,3}(["']?)(?:false|no|off|n|0)\1[ \t]*(?:\#.*)?$"""
+# What a project's JavaScript, TypeScript or YAML is cleared of: quotes around words, other texts, comments. No
+# alternative that has begun can fail but within bounds, here and below, so no text makes a match slow.
+_NOISE = r"""(["'`])(?P<word>[\w.-]{1,99})\1|%s|"(?:\\.|[^"\\\n])*"?|(?<!\w)'(?:\\.|[^'\\\n])*'?|`[^`\n]*`"""
+_SCRIPT_NOISE, _YAML_NOISE = r"//[^\n]*|/\*(?s:.*?)(?:\*/|\Z)", r"(?<!\S)(?:(?:\#|//)[^\n]*|[&!]\S+)"
+_NO = r"\]?\s*[:=][\s(]*(?:(?i:false|no|off)|n|0|!1|!true)(?![\w$-])"
+_BRACES = (r"[{},;\n]|(?<![\w$-])(?:(telemetry)\]?\s*[:=]\s*(?:[^\s{},;:][^{},;:\n]{0,200})?\{"
+           rf"|(telemetry|telemetry\.enabled|enabled){_NO})")
+_BLOCK = (r"(?m)^([ \t]*)(?:- )?telemetry[ \t]*:[ \t]*\n(?:(?:\1[ \t]+[^\s][^\n]*|[ \t]*)\n){0,200}?"
+          rf"\1[ \t]+enabled{_NO}")
 
 
 def _is_set(environ: Mapping[str, str], variable: str) -> bool:
@@ -603,56 +597,20 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
     return environ.get(variable, "").strip().lower() not in _NO_WORDS
 
 
-def _braces_say_no(text: str, comment: str) -> bool:
-    """Whether `telemetry` has `enabled` set to false inside its braces. A doubtful text counts as a no."""
-    outer: list[tuple[bool, bool, bool]] = []
-    inside = base = is_ours = False  # in telemetry's braces; in brackets of its value; its value goes on
-    key = last = ""                  # the key whose value comes next; the last word
-    for number, match in enumerate(re.finditer(_TOKENS % comment, text, re.MULTILINE)):
+def _braces_say_no(text: str) -> bool:
+    """Whether `telemetry` has `enabled` set to false inside its braces."""
+    depth = 0                # how many braces are open
+    ours: set[int] = set()   # at which depths a value of telemetry's goes on
+    for match in re.finditer(_BRACES, text):
         token = match.group()
-        if number >= _MAX_TOKENS:
+        if token[-1] == "{":
+            ours.update({depth} if match.group(1) else ())
+            depth += 1
+        elif token in "},;\n":  # the end of a value
+            ours.discard(depth)
+            depth -= token == "}"
+        elif match.group(2) != "enabled" or depth - 1 in ours:
             return True
-        if token[0] == "`" and _braces_say_no(token[1:], comment):
-            return True  # what looked like a text may have begun in a pattern
-        if match.lastgroup in ("word", "text"):
-            last, path = token.strip("\"'`"), key.split(".")
-            is_switch = path[-1] == "telemetry" or path[-2:] == ["telemetry", "enabled"] or (
-                inside and key == "enabled")
-            if is_switch and last.lower() in ("false", "no", "off", "0", "!1", "!true"):
-                return True
-            key = ""
-        elif match.lastgroup != "mark":
-            continue
-        elif token in ":=":
-            key, last = last or key, ""
-            is_ours = is_ours or key.split(".")[-1] == "telemetry"
-        elif token == "\n":  # where a value has begun, the next line begins another
-            is_ours = is_ours and (bool(key) or base)
-        elif token in "})]":
-            inside, base, is_ours = outer.pop() if outer else (False, False, False)
-            key = last = ""
-        elif token in "{([":
-            outer.append((inside, base, is_ours))
-            inside, base, is_ours = (is_ours, False, False) if token == "{" else (inside, is_ours, is_ours)
-            key = last = ""
-        else:
-            is_ours, key, last = base, "", ""
-    return False
-
-
-def _lines_say_no(text: str) -> bool:
-    """Whether `telemetry` has `enabled` set to false in the lines that YAML indents below it."""
-    outer = inner = -1  # how far telemetry and what it holds are indented; -1 for outside of it
-    for indent, _, key, value in re.findall(_YAML_LINE, text, re.MULTILINE):
-        if len(indent) <= outer:
-            outer = inner = -1
-        if inner < 0 <= outer:
-            inner = len(indent)
-        is_switch = key == "enabled" and len(indent) == inner or key in ("telemetry", "telemetry.enabled")
-        if is_switch and re.match(_YAML_NO, value):
-            return True
-        if key == "telemetry" and re.match(r"(?:[!&]\S*(?:[ \t]+|$)){0,3}(?:\#.*)?$", value):
-            outer, inner = len(indent), -1
     return False
 
 
@@ -670,14 +628,15 @@ def _file_says_no(file: str, command: str) -> bool:
     except (OSError, ValueError):  # one that can't be read is no answer
         return False
     if file.endswith(".json"):
-        with suppress(ValueError):
-            document: Any = _parsed(data)
-            section = document.get(command) if os.path.basename(file) == "package.json" else document
-            return isinstance(section, dict) and _says_no(section.get("telemetry"))
-    text = data.decode("utf-8-sig", "replace").replace("\r", "\n")
-    is_yaml = file.endswith(("yaml", "yml", "rc"))
-    return "telemetry" in text and (_braces_say_no(text, _YAML_COMMENT if is_yaml else _SCRIPT_COMMENT)
-                                    or is_yaml and _lines_say_no(text))
+        with suppress(ValueError, RecursionError):
+            document = json.loads(data)
+            for key in [command] * (os.path.basename(file) == "package.json") + ["telemetry"]:
+                document = document.get(key) if isinstance(document, dict) else None
+            return _says_no(document)
+    text, is_yaml = data.decode("utf-8-sig", "replace"), file.endswith(("yaml", "yml", "rc"))
+    noise = _NOISE % (_YAML_NOISE if is_yaml else _SCRIPT_NOISE)
+    text = re.sub(noise, lambda match: match["word"] or " ", re.sub("\r\n?", "\n", text))
+    return _braces_say_no(text) or is_yaml and bool(re.search(_BLOCK, text))
 
 
 def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
@@ -782,23 +741,17 @@ def _can_start() -> bool:
     return False
 
 
-class _ForkLock:
+def _fork_lock() -> Any:
     """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
     is held in a fork is held in the child for ever."""
+    def release() -> None:
+        with suppress(RuntimeError):  # not ours: we were registered in the middle of a fork
+            lock.release()
 
-    def __init__(self) -> None:
-        self.lock, self._forker = threading.Lock(), 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._take, after_in_parent=self._free, after_in_child=self._free)
-
-    def _take(self) -> None:
-        self.lock.acquire()
-        self._forker = threading.get_ident()
-
-    def _free(self) -> None:
-        if self._forker == threading.get_ident():  # else we were registered in the middle of a fork
-            self._forker = 0
-            self.lock.release()
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=release, after_in_child=release)
+    return lock
 
 
 def _load_network_code() -> bool:
@@ -985,8 +938,8 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
 # holds in CI and where a variable names the destination: such events know no hold and no rest.
 _Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
                                           "key at_once", defaults=("", "", "", "", "", "", "", False))
-# urllib.parse takes its time to load and says less; no user name, raw blanks, quotes, <, > or backslashes
-_URL = (r"[Hh][Tt][Tt][Pp][Ss]?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
+# With host and port; no user name, raw blanks, quotes, <, > or backslashes. urllib.parse takes time to load.
+_URL = (r"[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
         r"(?:[/?#][!#-;=?-\[\]-~]*)?")
 _HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
                       "proxy-authorization"))  # that leave
@@ -995,76 +948,56 @@ _NO_ANSWER = (0, 0.0)  # else the status, and the seconds that Retry-After asks 
 _LAST_PAUSE = 86400.0  # seconds; no pause is longer, whatever an answer asks for
 
 
-def _is_google(endpoint: str) -> bool:
-    """Whether this is Google Analytics; a plain look comes first, because a pattern takes time to compile."""
-    url = endpoint.lower()
-    return "google-analytics" in url and bool(
-        re.match(r"https?://([a-z0-9-]+\.)*google-analytics\.com\.?([:/?#]|$)", url))
-
-
-def _named(product: Product, environ: Mapping[str, str], config: _Config) -> _Destination:
-    """The first destination that is set. An ID and a secret stay with the endpoint that they came with."""
-    def real(tracking_id: str) -> str:
-        return "" if tracking_id == _CODEGEN["tracking_id"] else tracking_id
-
-    named, tracking_id, api_secret = (environ.get(product.env_prefix + end, "").strip()
-                                      for end in ("_ENDPOINT", "_ID", "_API_SECRET"))
-    if named and (real(tracking_id) == tracking_id or not _is_google(named)):
-        return _Destination("environment", named, real(tracking_id), api_secret)
-    own_id, their_id, secret = real(product.tracking_id), real(config.tracking_id), product.api_secret
-    if config.endpoint == product.endpoint and their_id in ("", own_id):  # an old copy
-        secret = secret or config.api_secret
-    elif config.endpoint and (their_id or not _is_google(config.endpoint)):
-        return _Destination("config file", config.endpoint, their_id, config.api_secret)
-    return _Destination("product", product.endpoint, own_id, secret)
-
-
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, ci: bool,
                  agent: str) -> _Destination:
-    """Where events go now, or why nowhere."""
-    found, problem = _named(product, environ, config), ""
-    url, who = re.fullmatch(_URL, found.endpoint), f"the {found.source}'s"
-    if not url or int(url.group(1) or 0) > 65535:
-        problem = f"{who} endpoint is no http:// or https:// URL of plain ASCII without a user name"
-    elif _is_google(found.endpoint) and not (found.measurement_id and found.api_secret):
-        problem = f"{who} measurement ID or secret is missing, and Google Analytics needs both"
-    elif not (found.measurement_id + found.api_secret).isprintable():
-        problem = f"{who} ID or secret has characters that can't be sent"
-    key = "%08x" % crc32(f"{found.endpoint}\n{found.measurement_id}".encode(errors="replace"))
-    return found._replace(client_id=config.client_id, agent=agent, problem=problem, key=key,
-                          at_once=ci or found.source == "environment")
+    """Where events go now, or why nowhere. The first destination that is set counts, and Google's beside a
+    placeholder is not. An ID and a secret stay with the endpoint that they came with."""
+    placeholder, problem = _CODEGEN["tracking_id"], ""
+    named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
+    their_endpoint, their_id, secret = config.endpoint, config.tracking_id or placeholder, product.api_secret
+    if their_endpoint == product.endpoint and their_id in (placeholder, product.tracking_id):  # an old copy
+        their_endpoint, secret = "", secret or config.api_secret
+    for source, endpoint, tracking_id, api_secret in (
+            ("environment", *named), ("config file", their_endpoint, their_id, config.api_secret),
+            ("product", product.endpoint, product.tracking_id, secret)):
+        url, measurement_id = re.fullmatch(_URL, endpoint), "" if tracking_id == placeholder else tracking_id
+        host = url.group(1).lower().rstrip(".") if url else ""
+        is_google = f".{host}".endswith(".google-analytics.com")
+        if endpoint and not (is_google and tracking_id == placeholder):
+            break
+    if not url or int(url.group(2) or 0) > 65535:
+        problem = "endpoint is no http:// or https:// URL of plain ASCII without a user name"
+    elif is_google and not (measurement_id and api_secret):
+        problem = "measurement ID or secret is missing, and Google Analytics needs both"
+    key = "%08x" % crc32(f"{endpoint}\n{measurement_id}".encode(errors="replace"))
+    return _Destination(source, endpoint, measurement_id, api_secret, config.client_id, agent,
+                        problem and f"the {source}'s {problem}", key, ci or source == "environment")
 
 
 def _masked(url: str) -> str:
     """The URL without its fragment, and `***` for every value in its query but that of `measurement_id`."""
-    def hidden(match: re.Match[str]) -> str:
-        name, mark, _ = match.group().partition("=")
-        return match.group() if name == "measurement_id" else f"{name * bool(mark)}{mark}***"
-
     base, mark, query = url.partition("#")[0].partition("?")
-    return base + mark + re.sub("[^&;]+", hidden, query)
+    return base + mark + re.sub("(^|[&;])(?!measurement_id=)([^&;=]*=)?[^&;]+", r"\1\2***", query)
 
 
 def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[str, str], bytes]:
     """URL, headers and body of the POST that delivers these events, at most 25 of them."""
     from urllib.parse import quote  # only where something is about to be sent or shown
-    base, mark, query = to.endpoint.partition("#")[0].partition("?")
+    base, _, query = to.endpoint.partition("#")[0].partition("?")
     parts = [part for part in query.split("&") if part]
-    for name, value in (("measurement_id", to.measurement_id), ("api_secret", to.api_secret)):
-        parts += [f"{name}={quote(value, safe='', errors='replace')}"] if value else []
+    for name in ("measurement_id", "api_secret"):
+        value = quote(getattr(to, name), safe="", errors="replace")
+        parts += [f"{name}={value}"] if value else []
     body = json.dumps({"client_id": to.client_id, "events": events}, allow_nan=False).encode("ascii")
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "User-Agent": to.agent}
-    return base + ("?" if parts else mark) + "&".join(parts), headers, body
+    return base + "?" * bool(parts) + "&".join(parts), headers, body
 
 
-def _retry_seconds(text: str) -> float:
+def _retry_seconds(text: Any) -> float:
     """The seconds that a Retry-After header asks for, from one to a day's. Raises anything for rubbish."""
     from email.utils import mktime_tz, parsedate_tz  # loaded with the network code
-    seconds: Any = text.strip()
-    if not seconds.isdigit():
-        date: Any = parsedate_tz(text)
-        seconds = mktime_tz((*date[:9], date[9] or 0)) - time.time()  # without a zone it means UTC
-    return min(max(float(seconds), 1.0), _LAST_PAUSE)
+    date = parsedate_tz(text)
+    return float(min(max(mktime_tz(date) - time.time() if date else int(text), 1), _LAST_PAUSE))
 
 
 # === Outbox: what waits? ===
@@ -1077,17 +1010,22 @@ _MINUTE = 60.0             # of a hold, of a rest, and of a pause that counts as
 _FIRST_PAUSE = 600.0       # seconds without a try after a failure
 _BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
-_CLAIM = "[0-9a-f]{8}-[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.](claim|sent)"
+_NAME_LENGTH = 48  # of what matches
+_CLAIM = f"{_EVENT}[.][0-9a-f]{{8}}-[0-9]+[.]claim"
 _STATE = "(hold|[0-9a-f]{8})[.]state"
 _WAITS = f"{_EVENT}|{_CLAIM}|{_EVENT}{_TEMPORARY}"
 _OURS = f"{_WAITS}|{_STATE}|{_STATE}{_TEMPORARY}"
-# Seconds until a file or claim of this ending is no longer kept; a state counts failures of weeks in a row.
-_MAX_AGES = MappingProxyType({"json": _MAX_AGE, "state": 30 * 86400.0, "claim": _STALE_SECONDS,
-                              "tmp": _STALE_SECONDS, "sent": -1.0})
+# Seconds until a file of this ending is no longer kept; a state counts failures of weeks in a row.
+_MAX_AGES = MappingProxyType({"state": 30 * 86400.0, "claim": _STALE_SECONDS, "tmp": _STALE_SECONDS})
 # Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
 _REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
                              "cut": ("pause", _MINUTE), "delivered": ("rest", _MINUTE)})
 _State = namedtuple("_State", "why until failures", defaults=("", 0.0, 0))
+
+
+def _claim_name(event: str) -> str:
+    """The name of an event's file while this process is sending it."""
+    return f"{event}.{_token()}.claim"
 
 
 class _Outbox:
@@ -1096,8 +1034,7 @@ class _Outbox:
     | name | what it is |
     | --- | --- |
     | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
-    | `<destination>-<process>-<random>.claim/` | events that a process is sending |
-    | the same with `.sent` | delivered events being deleted |
+    | the same with `.<process>.claim` | an event that a process is sending |
     | `<destination>.state` | why nothing is tried and until when: a pause or a rest; failures in a row |
     | `hold.state` | the same for every destination: the first-run notice was just shown |
     | `*.tmp` | a file being written |
@@ -1105,15 +1042,14 @@ class _Outbox:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder  # an empty text, when there is no place, is no folder to the system
-        self._known = self._unseen = 0  # how many wait, and how many may be put before the next look
 
-    def path(self, *names: str) -> str:
-        return os.path.join(self._folder, *names)
+    def path(self, name: str = "") -> str:
+        return os.path.join(self._folder, name)
 
-    def names(self, pattern: str, folder: str = "") -> list[str]:
-        """What lies here, or in a claim, and matches; oldest first. Raises OSError if that can't be read."""
+    def names(self, pattern: str) -> list[str]:
+        """What lies here and matches, oldest first. Raises OSError if the folder can't be read."""
         try:
-            return sorted(filter(re.compile(pattern).fullmatch, os.listdir(self.path(folder))))
+            return sorted(filter(re.compile(pattern).fullmatch, os.listdir(self._folder)))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -1121,117 +1057,92 @@ class _Outbox:
         """Names of the events that wait for this client and destination, oldest first."""
         return self.names(f"[0-9]{{16}}-{to.client_id[:8]}-{to.key}-[0-9a-f]{{8}}[.]json")
 
-    def is_crowded(self, to: _Destination) -> bool:
-        """Whether so many wait that a rest ends. A look costs time, so none is taken where few can wait."""
-        return (self._known == 0 or self._known >= _MAX_BATCH) and len(self.waiting(to)) >= _MAX_BATCH
-
     def present(self) -> set[str]:
-        """Names of all events that wait or are being sent; a second look, because they move both ways."""
-        found = set(self.names(_EVENT))
-        for claim in self.names(".*[.]claim"):
-            with suppress(PermissionError):  # of another user
-                found.update(self.names(_EVENT, claim))
-        return found.union(self.names(_EVENT))
+        """Names of all events that wait or are being sent; of two looks, because a file that is being renamed
+        may escape one."""
+        found = self.names(f"{_EVENT}|{_CLAIM}") + self.names(f"{_EVENT}|{_CLAIM}")
+        return {name[:_NAME_LENGTH] for name in found}
 
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
-        name = f"{event['timestamp_micros']:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
+        stamp = event["timestamp_micros"]
+        name = f"{stamp:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
         record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         _make_folder(self._folder)
         _store(self.path(name), json.dumps(record, allow_nan=False).encode())
-        self._known += 1
-        self._unseen -= 1
-        if self._unseen < 0:
-            self._known = self.trim()
-            self._unseen = min(50, _MAX_WAITING - self._known)
+        if stamp % 50 == 0:  # one of fifty in a row, because a look at a full outbox takes its time
+            self.trim()
         return name
 
-    def trim(self) -> int:
-        """Delete events beyond the newest 500 and the last 28 days: how many stay. Raises OSError."""
-        events, oldest = self.names(_EVENT), f"{max(0.0, _wall_time() - _MAX_AGE) * 1e6:016.0f}"
-        kept = [name for name in events[-_MAX_WAITING:] if name >= oldest]
-        for name in events[:len(events) - len(kept)]:
-            _unlink(self.path(name))
-        return len(kept)
+    def trim(self) -> None:
+        """Delete events beyond the newest 500 and the last 28 days. Raises OSError."""
+        oldest = f"{max(0.0, _wall_time() - _MAX_AGE) * 1e6:016.0f}"
+        for number, name in enumerate(reversed(self.names(_EVENT))):
+            if number >= _MAX_WAITING or name < oldest:
+                _unlink(self.path(name))
 
     def tidy(self, client_id: str) -> None:
-        """Give back claims of processes that are gone; delete what is delivered, old or foreign."""
+        """Give back claims of processes that are gone; delete what is old or foreign."""
         for name in self.names(_OURS):
-            ending, stamp = name.rpartition(".")[2], name[:16]
-            is_event = ending == "json"
-            # An event's age is by its own stamp: one of a clock that was ahead is not old.
-            age = _wall_time() - int(stamp) / 1e6 if is_event else _age(self.path(name))
-            is_foreign = is_event and name[17:25] != client_id[:8]
-            if is_foreign or age > _MAX_AGES[ending] and (is_event or _token() not in name):
-                (self.give_back if ending == "claim" else self.delete)(name)
+            path, ending = self.path(name), name.rpartition(".")[2]
+            if ending == "json":  # as old as its own stamp says: one of a clock that was ahead is not old
+                is_over = _wall_time() - int(name[:16]) / 1e6 > _MAX_AGE or name[17:25] != client_id[:8]
+            else:
+                is_over = _age(path) > _MAX_AGES[ending] and _token() not in name
+            with suppress(OSError):
+                if is_over and ending == "claim":
+                    _patiently(os.replace, path, self.path(name[:_NAME_LENGTH]))
+                elif is_over:
+                    os.unlink(path)
 
-    def take(self, to: _Destination, own: Iterable[str]) -> tuple[str, dict[str, Any]]:
-        """Move up to 25 waiting events into a claim, those named `own` first; its name and they by theirs."""
-        claim = f"{to.key}-{_token()}-{os.urandom(4).hex()}.claim"
-        os.mkdir(self.path(claim), 0o700)
-        os.chmod(self.path(claim), 0o700)
+    def take(self, to: _Destination, own: Iterable[str]) -> dict[str, Any]:
+        """Claim up to 25 waiting events, those named `own` first: the events by their names."""
         events: dict[str, Any] = {}
         for name in sorted(self.waiting(to), key=lambda waiting: waiting not in own):
-            if len(events) < _MAX_BATCH:
-                with suppress(OSError):  # another process takes it first, or it can't be taken
-                    event = self._load(name, to)
-                    if event:
-                        os.rename(self.path(name), self.path(claim, name))
-                        events[name] = event
-                    else:
-                        os.unlink(self.path(name))
-        _touch(self.path(claim))
-        if not events:
-            self.give_back(claim)
-        return claim, events
+            if len(events) == _MAX_BATCH:
+                break
+            with suppress(OSError):  # another process takes it first, or it can't be taken
+                event = self._load(name, to)
+                if event:
+                    _touch(self.path(name))  # because a claim is as old as its file
+                    os.rename(self.path(name), self.path(_claim_name(name)))
+                    events[name] = event
+                else:
+                    os.unlink(self.path(name))
+        return events
 
-    def _load(self, name: str, to: _Destination) -> dict[str, Any] | None:
+    def _load(self, name: str, to: _Destination) -> Any:
         """The event in a file; None if that is damaged or for another destination. Raises OSError."""
-        try:
-            record = _parsed(_read_bytes(self.path(name)))
+        with suppress(ValueError, KeyError, RecursionError):
+            record = _read_json(self.path(name))
             event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
-            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict) and (
-                type(event.get("timestamp_micros")) is int)
+            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
+            is_ours = is_ours and type(event.get("timestamp_micros")) is int
             return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
-        except (ValueError, KeyError, RecursionError):
-            return None
 
-    def give_back(self, claim: str) -> None:
-        """Let the events of a claim wait again."""
-        with suppress(OSError):
-            names = self.names(_EVENT, claim)
-            for name in names:
-                _replace(self.path(claim, name), self.path(name))
-            os.rmdir(self.path(claim))
-            if names:
-                self._known = self.trim()
-
-    def delete(self, name: str) -> None:
-        """Delete a file, or a claim with its events, all or none: a kill must leave none to be sent again."""
-        _unlink(self.path(name))  # what is no folder
-        done = name.replace(".claim", ".sent")
-        with suppress(OSError):
-            _replace(self.path(name), self.path(done))
-        for folder in {done, name}:  # Windows may refuse to rename it
+    def give_back(self, events: Iterable[str]) -> None:
+        """Let events that this process has claimed wait again."""
+        for name in events:
             with suppress(OSError):
-                for event in os.listdir(self.path(folder)):
-                    _unlink(self.path(folder, event))
-                os.rmdir(self.path(folder))
+                _patiently(os.replace, self.path(_claim_name(name)), self.path(name))
+        with suppress(OSError):
+            self.trim()
 
-    def discard(self, pattern: str = _WAITS) -> None:
-        """Delete what waits, or what matches, as far as that can be done. Raises OSError."""
-        for name in self.names(pattern):
-            self.delete(name)
-        with suppress(OSError):  # something else may be in it
-            os.rmdir(self._folder)
+    def delete(self, events: Iterable[str]) -> None:
+        """Delete events that this process has claimed."""
+        for name in events:
+            _unlink(self.path(_claim_name(name)))
 
-    def clear(self, pattern: str = _OURS) -> None:
-        """Delete all that is ours, or what matches. Raises OSError if something stays."""
-        for _ in range(10):
-            self.discard(pattern)
-            if not self.names(pattern):
+    def clear(self, pattern: str = _WAITS) -> None:
+        """Delete what waits, or what matches. Raises OSError if something stays."""
+        for _ in range(10):  # because others rename meanwhile
+            names = self.names(pattern)
+            if not names:
+                with suppress(OSError):  # something else may be in it
+                    os.rmdir(self._folder)
                 return
-            _Clock.sleep(0.01)
+            for name in names:
+                _unlink(self.path(name))
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def state(self, name: str) -> _State:
@@ -1239,7 +1150,7 @@ class _Outbox:
         longer than its kind allows is, because the clock was set back; a hold is not in the run that showed
         the notice."""
         with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-            record = _parsed(_read_bytes(self.path(name + ".state")))
+            record = _read_json(self.path(name + ".state"))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
             longest = _REASONS[why][1] + 1  # second, because sums are rounded
             began, left = until - longest, until - time.time()
@@ -1271,83 +1182,70 @@ class _Outbox:
     def pause(self, to: _Destination, asked: float, is_fair: bool) -> None:
         """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0; of
         a minute, which counts as no failure, for a request that had no fair chance."""
-        _, _, failures = state = self.state(to.key)
+        why, _, failures = self.state(to.key)
         seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
-        with suppress(OSError):
-            if state.why in ("failed", "cut") and not asked:
-                pass  # another process failed together with us: that is one failure, not two
-            elif is_fair:
-                self.begin(to.key, "failed", seconds, failures + 1)
-            else:
-                self.begin(to.key, "cut", _MINUTE, failures)
+        if asked or why not in ("failed", "cut"):  # else another process failed with us: that is one failure
+            with suppress(OSError):
+                self.begin(to.key, *("failed", seconds, failures + 1) if is_fair else ("cut", _MINUTE, failures))
 
 
 # === Sender: how does it leave? ===
 
 _REQUEST_SECONDS = 1.0
 _FAIR_SECONDS = 0.25  # a request cut shorter by the exit proves nothing, so none begins with less left
-_Request = namedtuple("_Request", "to claim events began")  # on its way: the events by name, and since when
+_Request = namedtuple("_Request", "to events began")  # on its way: the events by name, and since when
 
 
-def _bounded(kind: Any, left: Callable[[], float], *operations: str) -> Any:
+def _bounded(kind: Any, end: float, *operations: str) -> Any:
     """A class of sockets each of whose operations may take what is left of the second, and no more."""
     def bound(operation: Any) -> Any:
         def call(self: Any, *arguments: Any, **options: Any) -> Any:
-            self.settimeout(left())
+            self.settimeout(end - _Clock.now())  # which raises ValueError when nothing is left
             return operation(self, *arguments, **options)
         return call
     return type(kind.__name__, (kind,), {name: bound(getattr(kind, name)) for name in operations})
 
 
-def _connected(address: tuple[str, int], left: Callable[[], float]) -> Any:
+def _connected(end: float, address: tuple[str, int], *ignored: object) -> Any:
     """A socket to one of the host's addresses, each of which gets its share of what is left, so that dead
     ones don't use it up. A name look-up can't be interrupted: what comes late finds its time gone."""
     import socket
-    kind = _bounded(socket.socket, left, "sendall", "recv_into")
+    kind = _bounded(socket.socket, end, "sendall", "recv_into")
     found = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
-    for number, (family, sort, protocol, _, place) in enumerate(found):
-        connection = None
-        try:
-            connection = kind(family, sort, protocol)
-            connection.settimeout(left() / (len(found) - number))
+    for number, (*family, _, place) in enumerate(found):
+        with suppress(OSError), ExitStack() as failed:  # this one does not answer
+            connection = failed.enter_context(closing(kind(*family)))
+            connection.settimeout((end - _Clock.now()) / (len(found) - number))
             if connection.fileno() > 2:  # else it stands in the place of a closed standard stream
                 connection.connect(place)
+                failed.pop_all()
                 return connection
-        except OSError:
-            pass  # this one does not answer
-        if connection:
-            connection.close()
     raise OSError("no address of the host answers")
 
 
-def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[], float]) -> Any:
-    """A class of HTTP connections that are over with the second and send no header but our own."""
+def _connection_class(scheme: str, query: str, may_post: Callable[[], bool], end: float) -> Any:
+    """A class of HTTP connections that are over with the second, and send no header but our own. They alone
+    know the URL's query with the secret, because what a host has patched in may write URLs into traces."""
     from http import client
+    kind: Any = client.HTTPSConnection if scheme == "https" else client.HTTPConnection
     response: Any = client.HTTPResponse
 
     class Response(response):  # type: ignore[misc]
-        def begin(self) -> None:
-            super().begin()
-            while 100 <= self.status < 200:  # not the answer yet
-                self.headers = None  # so that `begin` reads another one
-                super().begin()
+        def _read_status(self) -> Any:
+            version, status, reason = super()._read_status()
+            return version, status if status >= 200 else 100, reason  # 100 is passed over
 
     class Connection(kind):  # type: ignore[misc]
         response_class = Response
 
         def connect(self) -> None:
-            self._create_connection = lambda address, *ignored: _connected(address, left)
+            self._create_connection = partial(_connected, end)
             super().connect()
             if not may_post():
                 raise TimeoutError("too late, or no longer allowed")
 
-        def putrequest(self, method: str, url: str, **options: Any) -> None:
-            self._url = url or "/"
-            super().putrequest(method, url.partition("?")[0], **options)  # a patch may write it into a trace
-
-        def _encode_request(self, request: str) -> Any:  # the first line, below all patches
-            method, _, version = request.split(" ")
-            return super()._encode_request(f"{method} {self._url} {version}")
+        def _encode_request(self, request: str) -> Any:  # the first line
+            return super()._encode_request(request.replace(" HTTP/", query + " HTTP/"))
 
         def putheader(self, header: Any, *values: Any) -> None:
             if str(header).lower() in _HEADERS:  # else a patch of the host's has added it
@@ -1359,43 +1257,29 @@ def _connection_class(kind: Any, may_post: Callable[[], bool], left: Callable[[]
 def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[], bool],
           end: float) -> tuple[int, float]:
     """Send one request, if we still may once the connection stands: the status, and what Retry-After asks.
-    It is over when the clock shows `end`. Whatever opens a socket is called from here."""
-    from http import client
+    It is over when the clock shows `end`. Whatever opens a socket is called from here. Raises any error."""
     from urllib import request as urllib
-    inherited: Any = urllib.OpenerDirector
-
-    def left() -> float:
-        if _Clock.now() >= end:
-            raise TimeoutError("the second is over")
-        return float(max(end - _Clock.now(), 0.001))  # never 0, which means something else
-
-    class Opener(inherited):  # type: ignore[misc]
-        def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
-            """Not the inherited one: what instruments that writes the URL with its secret into a trace."""
-            fullurl.timeout = _REQUEST_SECONDS
-            return inherited._open(self, handler.do_request_(fullurl))
-
-    # Proxies from the environment alone (asking macOS for its settings may crash a forked child), verified
-    # certificates, no redirects, no exception for a status, and no debug output (0), whatever a host has set.
-    more: dict[str, Any] = {}
-    is_secure = to.endpoint.lower().startswith("https")
-    if is_secure:
+    url, headers, body = _request(to, events)
+    base, mark, query = url.partition("?")
+    scheme, more = base.partition(":")[0].lower(), {}
+    if scheme == "https":
         import ssl
         more["context"] = context = ssl.create_default_context()
-        context.sslsocket_class = _bounded(context.sslsocket_class, left, "do_handshake", "send", "recv_into")
-    handler: Any = urllib.HTTPSHandler(0, **more) if is_secure else urllib.HTTPHandler(0)
-    kind = _connection_class(client.HTTPSConnection if is_secure else client.HTTPConnection, may_post, left)
-    setattr(handler, "https_open" if is_secure else "http_open", partial(handler.do_open, kind, **more))
-    opener, proxies = Opener(), urllib.getproxies_environment().items()
-    proxy = urllib.ProxyHandler({name: url for name, url in proxies if name in ("http", "https")})
-    for each in (proxy, urllib.UnknownHandler(), handler):  # the second raises for a proxy that urllib
-        opener.add_handler(each)  # does not speak with
-    url, headers, data = _request(to, events)
-    try:
-        with opener.open(urllib.Request(url, data, headers)) as response:
-            return response.status, _quietly(lambda: _retry_seconds(response.headers["Retry-After"]), 0.0)
-    except (OSError, client.HTTPException, ValueError):
-        return _NO_ANSWER
+        context.sslsocket_class = _bounded(context.sslsocket_class, end, "do_handshake", "send", "recv_into")
+    # Whatever a host has set: proxies from the environment alone (asking macOS for its settings may crash a
+    # forked child), verified certificates, no redirects, no exception for a status, no debug output (0), and
+    # no public `open`, which is traced. `UnknownHandler` raises for a proxy that urllib does not speak with.
+    opener: Any = urllib.OpenerDirector()
+    handler: Any = urllib.AbstractHTTPHandler(0)
+    connection = _connection_class(scheme, mark + query, may_post, end)
+    setattr(handler, f"{scheme}_open", partial(handler.do_open, connection, **more))
+    proxies = {name: proxy for name, proxy in urllib.getproxies_environment().items() if name == scheme}
+    for each in (urllib.ProxyHandler(proxies), urllib.UnknownHandler(), handler):
+        opener.add_handler(each)
+    request = urllib.Request(base, body, headers)
+    request.timeout = _REQUEST_SECONDS  # which `open` would set
+    with opener._open(handler.do_request_(request)) as response:
+        return response.status, _quietly(lambda: _retry_seconds(response.headers["Retry-After"]), 0.0)
 
 
 class _Sender:
@@ -1411,10 +1295,10 @@ class _Sender:
         self._lost = False               # one of them was refused, or could not be written
         self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
-        self._loading = _ForkLock()      # held while the network code loads
+        self.loading = _fork_lock()      # held while the network code loads
 
-    def record(self, to: _Destination, event: dict[str, Any]) -> str:
-        """Put an event into the outbox, as one of this run: its name. Raises OSError, ValueError."""
+    def record(self, to: _Destination, event: dict[str, Any]) -> None:
+        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
         try:
             name = self.outbox.put(to, event)
         except (OSError, ValueError):
@@ -1424,12 +1308,11 @@ class _Sender:
             if len(self._own) >= _MAX_WAITING:
                 self._own, self._lost = set(), True
             self._own.add(name)
-        return name
 
     def destination(self, to: _Destination | None) -> _Destination | None:
         """Where something may go now, of `to`, where the user lets it go: the one answer that all ask for."""
         why = self.outbox.obstacle(to).why if to else "no"
-        is_over = why == "delivered" and to and (self._flushes or self.outbox.is_crowded(to))
+        is_over = why == "delivered" and to and (self._flushes or len(self.outbox.waiting(to)) >= _MAX_BATCH)
         return to if not why or is_over else None
 
     def start(self) -> None:
@@ -1438,46 +1321,40 @@ class _Sender:
             if self._ended or self._leave_by < float("inf") or not _can_start():
                 return
             self._ended = ended = threading.Event()
-            thread = threading.Thread(None, self._run, "telemetry", (ended,), daemon=True)
-            with suppress(RuntimeError):  # none to be had
-                thread.start()
-            if not thread.is_alive():
+            try:
+                threading.Thread(None, self._run, "telemetry", (ended,), daemon=True).start()
+            except RuntimeError:
                 self._ended = None
 
     def _run(self, ended: threading.Event) -> None:
         """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
-        with self._loading.lock:
+        with self.loading:
             is_ready = _quietly(_load_network_code, False)
-        while is_ready and _quietly(partial(self._send, ended), False):
+        while is_ready and _quietly(self._send, False):
             pass  # what goes wrong here is not for the host's eyes
         with self._lock:
-            self._ended = None if self._ended is ended else self._ended
+            if self._ended is ended:  # else another thread has begun
+                self._ended = None
         ended.set()
 
-    def _send(self, ended: threading.Event) -> bool:
-        """Claim, post and settle up to 25 events; False when the thread has to end."""
-        request = self._claimed(ended)
-        if not request:
-            return False
-        post = partial(_post, request.to, [*request.events.values()], partial(self._may_post, request),
+    def _send(self) -> bool:
+        """Claim, post and settle up to 25 events. Returns False when the thread has to end: that is decided in
+        one step with the look for events, so that none falls between."""
+        with self._lock:
+            to, left, events = self.destination(self._look()), self._leave_by - _Clock.now(), {}
+            if to and left >= _FAIR_SECONDS:
+                self.outbox.tidy(to.client_id)
+                # The exit waits for events of this run only.
+                if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
+                    events = self.outbox.take(to, self._own)
+            if not events:
+                self._ended = None
+                return False
+            request: Any = _Request(to, events, _Clock.now())
+            self._on_its_way = request
+        post = partial(_post, request.to, [*events.values()], partial(self._may_post, request),
                        request.began + _REQUEST_SECONDS)
         return self._settle(request, _quietly(post, _NO_ANSWER))
-
-    def _claimed(self, ended: threading.Event) -> Any:
-        """The next request; None if there is none: in one step with the end of the thread, so that no event
-        falls between. The exit waits for this run's events, and for no request that it would cut short."""
-        with self._lock:
-            to, left = self.destination(self._look()), self._leave_by - _Clock.now()
-            is_ours = self._ended is ended  # else a signal handler has started another thread
-            if to and left >= _FAIR_SECONDS and is_ours:
-                self.outbox.tidy(to.client_id)
-                if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
-                    claim, events = self.outbox.take(to, self._own)
-                    self._on_its_way = _Request(to, claim, events, _Clock.now()) if events else None
-                    if events:
-                        return self._on_its_way
-            self._ended = None if is_ours else self._ended
-            return None
 
     def _may_post(self, request: Any) -> bool:
         """Whether a request about to go still may: a rest that began meanwhile does not stop it."""
@@ -1485,10 +1362,10 @@ class _Sender:
                 and self._on_its_way is request and self._is_allowed(request))
 
     def _is_allowed(self, request: Any) -> bool:
-        """Whether no user, hold or pause says no meanwhile, and no other process has taken the claim over."""
+        """Whether no user, hold or pause says no meanwhile, and no other process has taken an event over."""
         if self._look() != request.to:  # first, because it tells where no file can be opened
             return False
-        is_whole = self.outbox.names(_EVENT, request.claim) == sorted(request.events)
+        is_whole = set(map(_claim_name, request.events)).issubset(self.outbox.names(_CLAIM))
         return is_whole and self.outbox.obstacle(request.to).why in ("", "delivered")
 
     def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
@@ -1505,10 +1382,10 @@ class _Sender:
                 self.outbox.pause(request.to, asked, is_fair)
             if is_delivered or is_refused:
                 self._lost = self._lost or is_refused and not self._own.isdisjoint(request.events)
-                self.outbox.delete(request.claim)
+                self.outbox.delete(request.events)
                 self._own.difference_update(request.events)
             else:
-                self.outbox.give_back(request.claim)
+                self.outbox.give_back(request.events)
             if is_delivered and is_allowed:
                 self.outbox.rest(request.to)
         return is_delivered
@@ -1538,11 +1415,6 @@ class _Sender:
                 self._flushes -= 1
         return not (self._own or self._lost)
 
-    def finish_loading(self) -> None:
-        """Wait for the network code: what loads makes CPython forget that Ctrl-C ended the main module."""
-        if self._loading.lock.acquire(timeout=0.5):
-            self._loading.lock.release()
-
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, then settle what is still on its way."""
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
@@ -1563,9 +1435,11 @@ class _Sender:
 
 # === Telemetry: what the tool calls ===
 
-# All that is looked at before anything is recorded or sent; `is_due` is whether the notice has to be shown.
-_Situation = namedtuple("_Situation", "refusal debug config to is_due",
-                        defaults=(_MISSING, _Destination("nobody", problem="it is off"), False))
+# All that is looked at before anything is recorded or sent: `is_due` is whether the notice has to be shown,
+# `way` where the user lets events go now, None for nowhere.
+_Situation = namedtuple("_Situation", "refusal debug config to is_due way",
+                        defaults=(_MISSING, _Destination("nobody", problem="it is off"), False, None))
+_CAPTURED = _Situation("", False, _Config("", True, True, "nobody"))  # in the tests of a host
 
 
 def _say(name: str, text: str) -> bool:
@@ -1627,18 +1501,15 @@ def _look(product: Product, path: str, ci: bool, agent: str, project_says_no: Ca
     refusal = refusal or ("project" if project_says_no() else _file_refusal(product, config, path, debug))
     if is_due and not (refusal or to.at_once or debug or at_all or _is_terminal()):
         refusal = _UNTOLD
-    return _Situation(refusal, debug, config, to, is_due)
+    is_shut = refusal or debug or to.problem or not config.client_id or is_due and not to.at_once
+    return _Situation(refusal, debug, config, to, is_due, None if is_shut else to)
 
 
 def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -> bool:
     """Make the config file and show the notice where they are due: whether events may be recorded then. Who
     does not get the lock lets the other process show it. On failure nothing is left."""
-    def change(document: dict[str, Any]) -> None:
-        if is_shown:
-            document["hasShownTelemetryNotice"] = True
-
     def show(before: dict[str, Any]) -> None:
-        if is_shown and before.get("hasShownTelemetryNotice") is not True:
+        if before.get("hasShownTelemetryNotice") is not True:  # else another process has just shown it
             outbox.begin("hold", "notice", _MINUTE)  # before the mark: processes beside us keep it, too
             if not _say("stderr", _notice(product)):
                 raise OSError("nobody was told")
@@ -1646,14 +1517,16 @@ def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -
     is_shown, is_new = seen.is_due and _is_terminal(), False
     try:
         is_new = seen.config is _MISSING and _create_config(path, True)
-        if is_shown or not _read_config(path).client_id:
-            _edit(path, change, 0.0 if is_shown else 0.1, show)
+        if is_shown:
+            _edit(path, lambda document: document.update(hasShownTelemetryNotice=True), 0.0, show)
+        elif not _read_config(path).client_id:
+            _edit(path, bool, 0.1)
     except _Busy:
         pass
     except (OSError, ValueError):
         if is_shown:
             with suppress(OSError):
-                outbox.discard("hold[.]state")
+                outbox.clear("hold[.]state")
                 if is_new:
                     os.unlink(os.path.realpath(path))
                     os.rmdir(os.path.dirname(path))
@@ -1734,6 +1607,7 @@ class Telemetry:
         self._version = text if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", text) else "unknown"
         self._user_agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         self._path, self._ci, self._agent = _config_path(product), is_ci(), _agent()
+        self._outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
         self._project_no: bool | None = None  # the project's answer, once it was looked for
         self._is_closed = self._is_interrupted = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
@@ -1742,20 +1616,20 @@ class Telemetry:
     @_never_raises(False)
     def enabled(self) -> bool:
         """Whether telemetry is on."""
-        return self._captured is not None or not self._look().refusal
+        return not self._look().refusal
 
     @property
     @_never_raises("unknown")
     def reason(self) -> str:
         """Who decided: "on by default", a variable, "project", the config file's path, "no place ..."."""
-        return "captured" if self._captured is not None else self._look().refusal or _ON
+        return self._look().refusal or _ON
 
     @_never_raises(None)
     def track(self, event: str = "", /, **params: object) -> None:
         """Record an event of the product's table; what the table doesn't declare is dropped."""
         name = _plain(event) or _plain(params.pop("event", ""))
         self._check(name, params)
-        self._record(name, params)
+        self._wake(self._record(name, params))
 
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
         """A context manager that times its block and records `command_executed`, and `error_occurred` if it
@@ -1765,16 +1639,15 @@ class Telemetry:
     @_never_raises(False)
     def flush(self, timeout: int | float = 1.0) -> bool:
         """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
-        return self._captured is not None or self._sender().flush(float(timeout))
+        return self._sender().flush(float(timeout))
 
     @_never_raises(False)
     def close(self, timeout: int | float = 1.0) -> bool:
         """Flush, then record nothing more: for hosts that end by `os._exit` or `os.exec*`."""
         began = _Clock.now()
         is_delivered, self._is_closed = self.flush(timeout), True
-        if self._captured is None:
-            atexit.unregister(self._at_exit)
-            self._sender().leave(max(0.0, began + float(timeout) - _Clock.now()))  # one may be under way
+        atexit.unregister(self._at_exit)
+        self._sender().leave(max(0.0, began + float(timeout) - _Clock.now()))  # a request may be under way
         return is_delivered
 
     def _project_says_no(self) -> bool:
@@ -1786,26 +1659,17 @@ class Telemetry:
         return self._project_no
 
     def _look(self, at_all: bool = False) -> _Situation:
-        return _look(self._product, self._path, self._ci, self._user_agent, self._project_says_no, at_all)
-
-    def _outbox(self) -> _Outbox:
-        return _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
+        return _CAPTURED if self._captured is not None else _look(self._product, self._path, self._ci, self._user_agent, self._project_says_no,
+                                                                  at_all)
 
     def _sender(self) -> _Sender:
         """This process's sender."""
         process = os.getpid()
         if process not in self._senders:
-            self._senders.setdefault(process, _Sender(self._outbox(), self._open_way))
+            self._senders.setdefault(process, _Sender(self._outbox, lambda: self._look().way))
             atexit.unregister(self._at_exit)  # which a fork inherits
             atexit.register(self._at_exit)
         return self._senders[process]
-
-    def _open_way(self, seen: _Situation | None = None) -> _Destination | None:
-        """Where the user lets events go, by what was seen or by a fresh look; None for nowhere."""
-        seen = seen or self._look()
-        is_untold = seen.is_due and not seen.to.at_once
-        is_shut = seen.refusal or seen.debug or seen.to.problem or not seen.to.client_id or is_untold
-        return None if is_shut else seen.to
 
     def _check(self, event: str, params: Mapping[str, object]) -> None:
         """Where events are captured, raise ValueError for what the table does not declare."""
@@ -1815,86 +1679,79 @@ class Telemetry:
             raise ValueError(f"{self._product.command} declares no event {event!r}" if declared is None
                              else f"event {event!r} declares no parameter {', '.join(names)}")
 
-    def _record(self, event: str, params: Mapping[str, object], wake: bool = True) -> None:
-        """Check and shape an event, and deliver it: to the outbox, to a test, or in debug mode to the eye."""
-        declared = self._product.events.get(event)
-        seen = _Situation("", False) if self._captured is not None else self._look()
-        explain = self._explain if seen.debug else lambda line: None
-        is_open = not (seen.refusal or self._is_closed) and declared is not None
-        if is_open and self._captured is None and not seen.debug:
+    def _record(self, event: str, params: Mapping[str, object]) -> Any:
+        """Check and shape an event, and deliver it: to the outbox, to a test, or in debug mode to the eye. The
+        destination for which it waits then, else None."""
+        declared, seen = self._product.events.get(event), self._look()
+        if declared is not None and not self._is_closed:
             seen = self._introduced(seen)
+        explain = self._explain if seen.debug else lambda line: None
         if seen.refusal or self._is_closed:
             self._discard(seen)
-            return explain(f"telemetry is off: {seen.refusal or 'closed'}")
-        if declared is None:
-            return explain(f"dropped an event: {ascii(event)[:60]} is not declared")
-        kept, dropped = _checked(declared, params)
-        for line in dropped:
-            explain(f"dropped a parameter of {event}: {line}")
-        shaped = _event(event, kept, declared, self._version, self._ci, self._agent)
-        if self._captured is not None:
-            self._captured.append(shaped)
-        elif seen.debug:
-            self._explain_request(seen.to, shaped)
-        elif not seen.to.problem:  # else there is nobody to send it to
-            self._deliver(seen.to, shaped, wake)
+            explain(f"telemetry is off: {seen.refusal or 'closed'}")
+        elif declared is None:
+            explain(f"dropped an event: {ascii(event)[:60]} is not declared")
+        else:
+            kept, dropped = _checked(declared, params)
+            for line in dropped:
+                explain(f"dropped a parameter of {event}: {line}")
+            shaped = _event(event, kept, declared, self._version, self._ci, self._agent)
+            if self._captured is not None:
+                self._captured.append(shaped)
+            elif seen.debug:
+                self._explain_request(seen.to, shaped)
+            elif not seen.to.problem:  # else there is nobody to send it to
+                self._sender().record(seen.to, shaped)
+                return seen.to
         return None
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, if they were due."""
-        if seen.config.client_id and not seen.is_due:
+        if seen.refusal or seen.debug or seen.config.client_id and not seen.is_due:
             return seen
-        is_told = _introduce(self._product, self._path, seen, self._outbox())
+        is_told = _introduce(self._product, self._path, seen, self._outbox)
         seen = self._look()
-        if not (seen.refusal or is_told):
-            return seen._replace(refusal=_UNTOLD)
-        has_place = seen.refusal or seen.config.client_id
-        return seen if has_place else seen._replace(refusal=f"no place for {self._path}")
+        no_place = "" if seen.config.client_id else f"no place for {self._path}"
+        return seen._replace(refusal=seen.refusal or (no_place if is_told else _UNTOLD))
 
     def _discard(self, seen: _Situation) -> None:
         """Delete what waits if the config file says no: another program may have written that."""
         if seen.refusal == self._path and not seen.config.problem:
             with suppress(OSError):
-                self._outbox().discard()
+                self._outbox.clear()
 
-    def _deliver(self, to: _Destination, event: dict[str, Any], wake: bool) -> None:
-        """Put an event into the outbox, and see to it that it is sent."""
-        sender = self._sender()
-        name = sender.record(to, event)
-        if not _read_config(self._path).enabled:  # by a `disable` of just now, which must leave nothing
-            sender.outbox.discard(re.escape(name))
-        elif wake and sender.destination(to):
-            sender.start()
+    def _wake(self, to: _Destination | None) -> None:
+        """See to it that the thread runs where something may go to this destination now."""
+        if to and self._sender().destination(to):
+            self._sender().start()
 
     @_never_raises(None)
     def _begin(self) -> None:
         """At a command's begin, start the thread: it loads the network code and sends what waits."""
-        if self._captured is None and not self._is_closed:
+        if not self._is_closed:
             seen = self._look()
             self._discard(seen)
-            to = self._open_way(seen)
-            if to and self._sender().destination(to):
-                self._sender().start()
+            self._wake(seen.way)
 
     @_never_raises(None)
     def _record_command(self, params: dict[str, object], category: str) -> None:
         """Record a command that ended and the category of the error that ended it, each as far as the table
         declares it. Who pressed Ctrl-C does not want to wait."""
-        added = {"flags", "duration", "success"}
-        declared = self._product.events.get("command_executed", {})
-        kept = {name: value for name, value in params.items() if name in declared or name not in added}
+        events = self._product.events
+        declared, failed = events.get("command_executed", {}), events.get("error_occurred", {})
         self._is_interrupted = category == "interrupted"
         if category and "success" in declared:
-            kept["success"] = False
-        failed = {"command": params["command"], "error_type": category}
-        fields = self._product.events.get("error_occurred", {})
-        is_reported = bool(category and fields)
-        self._record("command_executed", kept, not is_reported and not self._is_interrupted)
-        if is_reported:
-            self._record("error_occurred", {name: failed[name] for name in failed if name in fields},
-                         not self._is_interrupted)
-        if self._is_interrupted and self._captured is None:
-            self._sender().finish_loading()
+            params["success"] = False
+        added = {"flags", "duration", "success"}.difference(declared)
+        to = self._record("command_executed", {name: params[name] for name in params if name not in added})
+        if category and failed:
+            error = {"command": params["command"], "error_type": category}
+            to = self._record("error_occurred", {name: error[name] for name in error if name in failed}) or to
+        if not self._is_interrupted:
+            self._wake(to)
+        else:
+            with self._sender().loading:  # what loads makes CPython forget that Ctrl-C ended the main module
+                pass
 
     @_never_raises(None)
     def _at_exit(self) -> None:
@@ -1987,7 +1844,7 @@ def _status(product: Product, project: Mapping[str, object] | None,
                         else f"damaged: {config.problem}" if config.problem else "exists"},
         "destination": {"endpoint": "" if to.problem else _masked(to.endpoint), "source": to.source,
                         "measurement_id": "" if to.problem else to.measurement_id, "problem": to.problem},
-        "waiting": _waiting(telemetry._outbox(), seen),
+        "waiting": _waiting(telemetry._outbox, seen),
         "environment": _variables(product, environ),
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
@@ -2023,7 +1880,7 @@ def _decided(product: Product, project: Mapping[str, object] | None, enabled: bo
     """`enable` and `disable`: store the user's decision, and delete what waits, or what keeps it. The exit
     code."""
     telemetry = Telemetry(product, project=project)
-    path, outbox, stored = telemetry._path, telemetry._outbox(), False
+    path, outbox, stored = telemetry._path, telemetry._outbox, False
     before, verb = _read_config(path), "enable" if enabled else "disable"
     told = "Telemetry is on. Thank you.\n" if enabled else (
         "Telemetry is off. What waited to be sent is deleted.\n")

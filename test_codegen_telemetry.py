@@ -2363,8 +2363,8 @@ class ConsentTests(UserCase):
         good = self.write_config()
         text = json.dumps(good).encode()
         damaged = [b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff", b"\x00", b"[" * 60000, b'{"a":' * 9000,
-                   text[:-1], text + b"x", text.ljust(65537), b'{"telemetry": {"enabled": NaN}}']
-        odd = [b"{}", b'{"telemetry": {}}']
+                   text[:-1], text + b"x", text.ljust(65537)]
+        odd = [b"{}", b'{"telemetry": {}}', b'{"telemetry": {"enabled": NaN}}']
         odd += [json.dumps({**good, key: value}).encode()
                 for key in ("telemetry", "hasShownTelemetryNotice", "version", "lastUpdated")
                 for value in (None, [], 1)]
@@ -2675,7 +2675,7 @@ class ConfigTests(UserCase):
         self.run_code(TRACK, self.environment(self.server(503)))
         self.assertEqual(len(self.waiting()), 1)
         others = {os.path.join(*name.split("/")) for name in (
-            "draft.eml", "x/y/z", "0000.claim/a.json", "mine.json", "notes.sent/b")}
+            "draft.eml", "x/y/z", "0000.claim/a.json", "mine.json", "notes.json.claim")}
         for name in others:
             (self.outbox / name).parent.mkdir(parents=True, exist_ok=True)
             (self.outbox / name).write_text("x")
@@ -3716,7 +3716,7 @@ def put_state(text, name):
     with open(outbox + name + ".state", "w") as file: file.write(text)
 def state(why, seconds, failures=0):  # of the destination of what waits or is being sent
     found = {"until": time.time() + seconds, "why": why, "failures": failures, "process": 1}
-    here = [*(name[26:34] for name in waiting()), *(name[:8] for name in waiting(".claim"))]
+    here = [name[26:34] for name in [*waiting(), *waiting(".claim")]]
     put_state(json.dumps(found), "hold" if why == "notice" else here[0])
 """
 STORE = "older(*map(int, sys.argv[1:]))"
@@ -3794,7 +3794,7 @@ class DeliveryCase(Case):
     def age(self, env: Mapping[str, str], seconds: float = 60) -> None:
         """Make what killed processes left so much older: claims, and half-written files."""
         then = time.time() - seconds
-        for pattern in ("*.claim", "*.sent", "*.tmp"):
+        for pattern in ("*.claim", "*.tmp"):
             for path in self.files(env, pattern):
                 os.utime(str(path), (then, then))
 
@@ -3912,8 +3912,8 @@ class EndingTests(DeliveryCase):
             self.assert_arrived(recorded, server.events, once=False)
 
     def test_killed_between_any_two_operations_on_files(self) -> None:
-        """What a request carried is repeated all or not at all, also by a kill while it is being deleted."""
-        servers = [self.server() for _ in range(8)]
+        """Nothing is lost, and by a kill after the answer no more is repeated than was not deleted yet."""
+        servers = [self.server() for _ in range(7)]
         envs = [self.user(server) for server in servers]
         code = """
             left = int(sys.argv[1])
@@ -3930,16 +3930,14 @@ class EndingTests(DeliveryCase):
             record(5)
             mine.flush(9)
         """
-        for ended in self.crew([partial(self.child, code, env, 2 * n) for n, env in enumerate(envs, 1)]):
+        for ended in self.crew([partial(self.child, code, env, 2 * n - 1) for n, env in enumerate(envs, 1)]):
             self.assertEqual((ended.code, ended.err), (-signal.SIGKILL, ""))
         before = [len(server.requests) for server in servers]
         self.assertLessEqual({0, 1}, {*before})
         self.sweep(*envs)
         for server, requests in zip(servers, before):
             self.assert_arrived([1, 2, 3, 4], server.events, once=False)
-            for _, _, document in server.requests[requests:]:
-                again = set(self.arrivals(document["events"]))
-                self.assertIn(len(again), (0, 4, 5) if requests else (4, 5))
+            self.assertLessEqual(len(server.requests), 2)
 
 
 class CrowdTests(DeliveryCase):
@@ -4972,9 +4970,7 @@ class BoundTests(DeliveryCase):
         code = """
             first, age, workers = int(sys.argv[1]), float(sys.argv[2]), []
             older(first + 1)
-            claim, event = outbox + waiting()[0][26:34] + "-01234567-1-01234567.claim/", waiting()[0]
-            os.mkdir(claim)
-            os.rename(outbox + event, claim + event)
+            os.rename(outbox + waiting()[0], outbox + waiting()[0] + ".01234567-1.claim")
             def be_old():
                 for name in waiting(".claim"): os.utime(outbox + name, (time.time() - age,) * 2)
             def other():
@@ -4984,8 +4980,7 @@ class BoundTests(DeliveryCase):
                 workers.append(threading.Thread(target=own.flush, args=(9,)))
                 workers[0].start()
             def give_back():
-                for claim in [outbox + name + "/" for name in waiting(".claim")]:
-                    for name in os.listdir(claim): os.rename(claim + name, outbox + name)
+                for name in waiting(".claim"): os.rename(outbox + name, outbox + name.partition(".json")[0] + ".json")
             be_old()
         """
         flush = "record(first + 3); print(mine.flush(15))"
@@ -5016,9 +5011,9 @@ class BoundTests(DeliveryCase):
             first.symlink_to("nowhere")
         second.write_text(second.read_text().replace('"generator_count": 2', '"generator_count": NaN'))
         (folder / ("\u00b2" * 16 + "-550e8400-01234567-01234567.json")).write_text("{}")
-        for name in ("01234567-0123abcd-1-01234567.claim", "01234567-0123abcd-2-01234567.sent"):
-            (folder / name).mkdir()  # as root's, left by `sudo`
-            os.utime(str(folder / name), (1, 1))
+        left = folder / f"{first.name[:-13]}01234567.json.0123abcd-1.claim"  # as root's, by `sudo`
+        left.write_text("{}")
+        os.utime(str(left), (1, 1))
         written = [third.with_name(f"{third.name}.0123abcd-{seconds}-01234567.tmp") for seconds in (3, 15)]
         for path, seconds in zip(written, (3, 15)):
             path.write_text("x")
@@ -5026,10 +5021,10 @@ class BoundTests(DeliveryCase):
         self.assert_says(["True", "True"], """
             def refusing(call):
                 def refused(path=".", *more):
-                    if "01234567-0" in str(path): raise PermissionError(13, "permission denied", path)
+                    if "01234567.json.0" in str(path): raise PermissionError(13, "permission denied", path)
                     return call(path, *more)
                 return refused
-            for name in ("listdir", "rmdir", "rename", "replace"):
+            for name in ("open", "unlink", "rename", "replace"):
                 setattr(os, name, refusing(getattr(os, name)))
             record(4)
             print(mine.flush(15))
@@ -5143,13 +5138,13 @@ class ScheduleTests(DeliveryCase):
                 threading.Event().wait(chance.uniform(.03, .25))
                 child.kill()
             recorded += Ended(child).recorded
-            kept = {path: json.loads(path.read_text())["event"] for path in self.files(env, "**/*.json")}
+            kept = {path: json.loads(path.read_text())["event"]
+                    for pattern in ("*.json", "*.claim") for path in self.files(env, pattern)}
             arrived = {stamp for stamps, good, _ in log if good for stamp in stamps}
             known = {event["params"].get("generator_count") for event in kept.values()}
             good = [event for event in server.events if event["timestamp_micros"] in arrived]
             self.assertLessEqual(set(recorded), known | set(self.arrivals(good)), history)
-            waits = {event["timestamp_micros"] for path, event in kept.items()
-                     if path.parent.suffix != ".sent"}
+            waits = {event["timestamp_micros"] for event in kept.values()}
             if not now["brutal"]:
                 self.assertLessEqual(waits & arrived, uncertain(), history)
             if chance.random() < .6:
