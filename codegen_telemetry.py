@@ -57,9 +57,10 @@ from collections import namedtuple
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from errno import EINVAL, ENOSPC, ENOTSUP
-from functools import partial, wraps
-from io import TextIOWrapper
+from functools import lru_cache, partial, wraps
+from io import FileIO, TextIOWrapper
 from itertools import count, islice
+from operator import index
 from types import MappingProxyType
 
 TYPE_CHECKING = False
@@ -85,10 +86,8 @@ KINDS = MappingProxyType({
     "flag": "true or false", "count": "a whole number", "milliseconds": "a whole number of milliseconds",
     "choice": "one of a fixed list of words, else other",
     "several": "some of a fixed list of words, joined by commas",
-    "word": "a word the tool's author chose, else other",
-    "words": "several of them, joined by commas",
-    "options": "true, false, numbers and fixed words; other text becomes custom",
-})
+    "word": "a word the tool's author chose, else other", "words": "several of them, joined by commas",
+    "options": "true, false, numbers and fixed words; other text becomes custom"})
 INPUT_SOURCES = ("remote_url", "local_relative", "local_absolute")
 ERROR_TYPES = ("configuration_error", "file_not_found", "network_error", "parse_error", "validation_error",
                "permission_error", "interrupted", "unknown_error")
@@ -110,89 +109,67 @@ _CODEGEN: Mapping[str, Any] = MappingProxyType({
             "generator_type": "word", "input_type": _INPUT_TYPES, "input_source": INPUT_SOURCES,
             "language": "word", "options": {"serializationType": ("json",)}, "duration": "milliseconds",
             "success": "flag"},
-        "init_executed": {
-            "config_type": "word", "input_type": _INPUT_TYPES, "generators": "words", "language": "word",
-            "completed": "flag"},
-        "error_occurred": {"command": "word", "error_type": ERROR_TYPES},
-    }})
+        "init_executed": {"config_type": "word", "input_type": _INPUT_TYPES, "generators": "words",
+                          "language": "word", "completed": "flag"},
+        "error_occurred": {"command": "word", "error_type": ERROR_TYPES}}})
 
 # GA4's limits and reserved names for web streams, and the parameters that have a fixed type in every event:
 # https://developers.google.com/analytics/devguides/collection/protocol/ga4/reference?client_type=gtag
 # https://support.google.com/analytics/answer/13316687 and https://github.com/googleanalytics/ga-dev-tools
-_MAX_PARAMS, _MAX_TEXT = 25, 100
 _COMMON_PARAMS = MappingProxyType({
     "cli_version": "the tool's version", "python_version": "such as 3.11.7", "os": "such as linux",
     "ci": "whether a CI service runs it", "agent": "which AI coding agent runs it, or none",
     "session_id": "the second the process started", "engagement_time_msec": "the duration, at least 1"})
-_RESERVED_PREFIXES = ("_", "firebase_", "ga_", "google_", "gtag.")
+_MAX_PARAMS, _MAX_TEXT = 25 - len(_COMMON_PARAMS), 100  # of a tool's own; characters
+_NAME = "(?!firebase_|ga_|google_)[A-Za-z][A-Za-z0-9_]{0,39}"  # reserved, too: _ and gtag., which don't match
 _RESERVED_EVENTS = frozenset("""
     ad_activeview ad_click ad_exposure ad_impression ad_query ad_reward adunit_exposure app_clear_data
     app_exception app_install app_remove app_store_refund app_update app_upgrade dynamic_link_app_open
     dynamic_link_app_update dynamic_link_first_open error first_open first_visit in_app_purchase
     notification_dismiss notification_foreground notification_open notification_receive notification_send
     os_update screen_view session_start user_engagement""".split())
-# Three that can't hold what GA4 wants there: an array, and an amount together with a currency in capitals.
-_RESERVED_PARAMS = frozenset(("items", "value", "currency"))
-_FIXED_TYPES = MappingProxyType({
-    **dict.fromkeys(("shipping", "tax", "level", "score"), "number"), **dict.fromkeys("""
+# The kinds that parameters of some names may have, in every event. No kind holds what GA4 wants in the first
+# three: an array, and an amount together with a currency in capitals. The common ones are taken.
+_FIXED_KINDS: Mapping[str, Words] = MappingProxyType({
+    **dict.fromkeys(("items", "value", "currency", *_COMMON_PARAMS), ()),
+    **dict.fromkeys(("shipping", "tax", "level", "score"), ("count", "milliseconds")), **dict.fromkeys("""
     transaction_id affiliation coupon shipping_tier virtual_currency_name payment_type group_id character
-    method search_term content_type item_id item_list_id item_list_name creative_name creative_slot
-    location_id promotion_id promotion_name item_name achievement_id""".split(), "text")})
+    method search_term content_type item_id item_list_id item_list_name item_name creative_name creative_slot
+    location_id promotion_id promotion_name achievement_id""".split(), ("word", "words", "choice"))})
 
 
 class _Several(Words):
     """The words of a kind that was declared as a list: several of them may be passed."""
 
 
-def _name_problem(name: object, reserved: frozenset[str] | Mapping[str, str]) -> str:
-    """Why GA4 would refuse this name of an event or parameter; empty if it takes it."""
-    if not (isinstance(name, str) and name.isascii() and name.isidentifier() and len(name) <= 40):
-        return "must be 1 to 40 letters, digits and _, and begin with a letter"
-    is_reserved = name in reserved or name.startswith(_RESERVED_PREFIXES)
-    return "is reserved by Google Analytics" if is_reserved else ""
-
-
-def _checked_kind(where: str, kind: Any, is_option: bool = False) -> Any:
-    """An unchangeable copy of a declared kind. Raises ValueError for anything that is none."""
-    if not is_option and isinstance(kind, Mapping):
-        return MappingProxyType({key: _checked_kind(f"{where}.{key}", kind[key], True) for key in kind})
-    if not is_option and isinstance(kind, str) and kind in KINDS and kind not in ("choice", "several"):
-        return MappingProxyType({}) if kind == "options" else kind
-    is_several = isinstance(kind, (list, _Several)) and not is_option
-    if isinstance(kind, (tuple, list, set, frozenset)) and kind and all(
+def _checked_kind(name: str, kind: Any, is_option: bool = False) -> Any:
+    """An unchangeable copy of a kind. Raises ValueError for none, and if GA4 refuses it by this name."""
+    kind = {} if kind == "options" else kind
+    sort = kind
+    if isinstance(kind, Mapping) and not is_option:
+        names = {option: f"{name}_{option}".replace("-", "_") for option in kind}
+        kind = MappingProxyType({option: _checked_kind(names[option], kind[option], True) for option in kind})
+        name, sort = f"{name}_x", "options"  # any other option may be passed, too
+    elif isinstance(kind, (tuple, list)) and kind and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
-            and not set('"\\,' if is_several else '"\\').intersection(word) for word in kind):
-        return _Several(kind) if is_several else tuple(kind)
-    raise ValueError(f"{where}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
+            and (isinstance(kind, tuple) or "," not in word) for word in kind):
+        kind = _Several(kind) if isinstance(kind, (list, _Several)) else tuple(kind)
+        sort = "options" if is_option else "choice"
+    elif is_option or kind not in ("flag", "count", "milliseconds", "word", "words"):
+        raise ValueError(f"{name}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
+    if not re.fullmatch(_NAME, name) or sort not in _FIXED_KINDS.get(name, KINDS):
+        raise ValueError(f"{name!r} is malformed, reserved, ours, or needs another kind for Google Analytics")
+    return kind
 
 
-def _checked_params(event: str, params: Mapping[str, Any]) -> Mapping[str, Kind]:
-    """An unchangeable copy of one event's declaration. Raises ValueError for what GA4 would refuse."""
-    if not isinstance(params, Mapping):
-        raise ValueError(f"event {event!r} must be a table of parameters and their kinds")
-    sizes = [len(kind) or 1 if isinstance(kind, Mapping) else 1 for kind in params.values()]
-    problems = {f"event {event!r}": _name_problem(event, _RESERVED_EVENTS) or (
-        sum(sizes) + len(_COMMON_PARAMS) > _MAX_PARAMS and f"has over {_MAX_PARAMS} parameters, with ours")}
-    checked: dict[str, Kind] = {name: _checked_kind(f"{event}.{name}", kind) for name, kind in params.items()}
-    for name, kind in checked.items():
-        for option in [*kind, "x"] if isinstance(kind, Mapping) else ():  # and any other that is passed
-            problems[f"option {option!r} of {event}.{name}"] = _name_problem(
-                f"{name}_{str(option).replace('-', '_')}", _FIXED_TYPES)
-        is_text = isinstance(kind, tuple) or kind in ("word", "words")
-        typed = "text" if is_text else "number" if kind in ("count", "milliseconds") else ""
-        fixed = _FIXED_TYPES.get(name, typed)
-        problems[f"parameter {name!r} of event {event!r}"] = (
-            _name_problem(name, _RESERVED_PARAMS) or name in _COMMON_PARAMS and "is added to every event"
-            or fixed != typed and f"must be a {fixed} for Google Analytics")
-    for where, problem in problems.items():
-        if problem:
-            raise ValueError(f"{where} {problem}")
+def _checked_event(event: object, params: Any) -> Mapping[str, Kind]:
+    """An unchangeable copy of an event's declaration. Raises ValueError for what GA4 would refuse."""
+    if not isinstance(params, Mapping) or event in _RESERVED_EVENTS or not re.fullmatch(_NAME, str(event)):
+        raise ValueError(f"event {event!r} is no table of parameters, or Google Analytics refuses its name")
+    checked = {name: _checked_kind(str(name), kind) for name, kind in params.items()}
+    if sum(len(kind) or 1 if isinstance(kind, Mapping) else 1 for kind in checked.values()) > _MAX_PARAMS:
+        raise ValueError(f"event {event!r} has over {_MAX_PARAMS} parameters, with options")
     return MappingProxyType(checked)
-
-
-# The type of each field of a `Product`, and the word for it.
-_FIELD_TYPES = MappingProxyType({"events": (Mapping, "a table"), "opt_in": (bool, "True or False"),
-                                 "project_files": (tuple, "a tuple of file names")})
 
 
 class Product(namedtuple("_Fields", "name command env_prefix directory docs_url endpoint tracking_id "
@@ -213,10 +190,9 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
     | `opt_in` | nothing happens before the user's `<command> telemetry enable` | `False` |
     | `opt_out` | what the notice names as the way to disable | `<command> telemetry disable` |
 
-    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`; a choice
-    is the tuple of its words, several of them a list; options are a mapping from an option to the words it
-    may hold. Raises ValueError for an event that GA4 would refuse, for a field that is malformed, and for a
-    name without a command.
+    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`, a tuple
+    of words (a choice), a list of words (several), or a mapping from options to the words that each may hold.
+    Raises ValueError for what is malformed, what GA4 would refuse, and a name without a command.
     """
     __slots__ = ()
 
@@ -226,20 +202,19 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
                 project_files: tuple[str, ...] | None = None, opt_in: bool | None = None,
                 opt_out: str | None = None) -> Product:
         given = {key: value for key, value in locals().items() if key in cls._fields and value is not None}
-        fields = {**_CODEGEN, **given}
-        for field, value in fields.items():
-            kind, described = _FIELD_TYPES.get(field, (str, "a text"))
-            if not isinstance(value, kind):
-                raise ValueError(f"{field} must be {described}")
         if "name" in given and "command" not in given:
             raise ValueError("a product with a name of its own needs a command of its own")
+        fields = {**_CODEGEN, **given}
+        for field, value in fields.items():
+            kind: Any = Mapping if field == "events" else type(_CODEGEN[field])
+            if not isinstance(value, kind):
+                raise ValueError(f"{field} must be a {kind.__name__}")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
-            slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")
-            if not slug and not (env_prefix and directory):
-                raise ValueError("a command without ASCII letters needs an env_prefix and a directory")
-            fields.update({"name": fields["command"], "directory": f".{slug.lower()}-telemetry",
-                           "env_prefix": slug.replace("-", "_").upper() + "_TELEMETRY", "docs_url": "",
-                           "project_files": (), "opt_out": f"{fields['command']} telemetry disable", **given})
+            slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")  # if empty, both must be given
+            fields.update({"name": fields["command"], "docs_url": "", "project_files": (),
+                           "directory": slug and f".{slug.lower()}-telemetry",
+                           "env_prefix": slug and slug.replace("-", "_").upper() + "_TELEMETRY",
+                           "opt_out": f"{fields['command']} telemetry disable", **given})
         for field in ("command", "name", "directory", "opt_out"):
             if not fields[field].strip(" .") or not fields[field].isprintable():
                 raise ValueError(f"{field} must be a printable text, not {fields[field]!r}")
@@ -247,21 +222,11 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
             raise ValueError("project_files must be a tuple of file names")
         if not (fields["env_prefix"].isascii() and fields["env_prefix"].isidentifier()):
             raise ValueError(f"env_prefix can't begin a variable's name: {fields['env_prefix']!r}")
-        fields["events"] = MappingProxyType({event: _checked_params(event, params)
-                                             for event, params in fields["events"].items()})
-        return super().__new__(cls, **fields)
+        events = {event: _checked_event(event, params) for event, params in fields["events"].items()}
+        return super().__new__(cls, **{**fields, "events": MappingProxyType(events)})
 
     def __repr__(self) -> str:
         return f"<Product {self.command!r}>"  # never the secret
-
-    def __hash__(self) -> int:
-        return hash((self.command, self.endpoint, self.tracking_id))
-
-    def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """For copies and pickles, which can't hold an unchangeable mapping."""
-        events = {event: {name: dict(kind) if isinstance(kind, Mapping) else kind
-                          for name, kind in params.items()} for event, params in self.events.items()}
-        return partial(Product, **{**self._asdict(), "events": events}), ()
 
 
 CODEGEN = Product()
@@ -273,13 +238,11 @@ _MAX_FILE = 64 * 1024             # bytes; ours has 300, so a larger one is not 
 _STALE_SECONDS = 10.0             # a lock or claim this old belongs to a process that is gone
 _RUN = os.urandom(16)             # together with the process id it tells this process from others
 _TEMPORARY = "[.][0-9a-f]{8}-[0-9]+-[0-9a-f]{8}[.]tmp"  # the end of the name of a file being written
-_Config = namedtuple("_Config", "problem enabled notice_shown client_id endpoint tracking_id api_secret",
-                     defaults=(False, False, "", "", "", ""))
+# What a new file begins with. It names no destination, because a copy of the product's would outlive it.
+_NEW = b'{"version":"1.0.0","telemetry":{"enabled":true,"anonymousId":""},"hasShownTelemetryNotice":false}'
+_Config = namedtuple("_Config", "problem data enabled notice_shown client_id endpoint tracking_id api_secret",
+                     defaults=(_NEW, False, False, "", "", "", ""))
 _MISSING = _Config("")  # no file; else `problem` is empty, or why the file can't be used
-
-
-class _Busy(OSError):
-    """Another program is at the same file just now."""
 
 
 class _Clock:
@@ -293,6 +256,10 @@ class _Clock:
 def _wall_time() -> float:
     """Seconds since 1970, as far as 16 digits of microseconds can tell."""
     return min(max(time.time(), 0.0), 9_999_999_999.0)
+
+
+def _time_text(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _token() -> str:
@@ -317,22 +284,18 @@ def _has_place(path: str) -> bool:
 
 
 def _make_folder(path: str) -> None:
-    """Make a folder for its user only, whatever the umask, and those above it. Raises OSError."""
+    """Make a folder for its user only, whatever the umask. Raises OSError."""
     if not os.path.isdir(path):
-        if os.path.dirname(path) != path:
-            _make_folder(os.path.dirname(path))
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-            os.chmod(path, 0o700)
+        os.makedirs(path, 0o700, exist_ok=True)
+        os.chmod(path, 0o700)
 
 
 def _patiently(call: Callable[..., T], *arguments: Any) -> T:
     """The call's result. Windows, and only that, refuses to touch what another process has open."""
     for _ in range(10 if os.name == "nt" else 0):
-        try:
+        with suppress(PermissionError):
             return call(*arguments)
-        except PermissionError:
-            _Clock.sleep(0.01)
+        _Clock.sleep(0.01)
     return call(*arguments)
 
 
@@ -351,52 +314,29 @@ def _unlink(path: str) -> None:
 
 def _age(path: str) -> float:
     """Seconds since the file was written, without sign, because clocks are set; 0 if it is gone."""
-    with suppress(OSError):
-        return abs(time.time() - os.stat(path).st_mtime)
-    return 0.0
-
-
-def _touch(path: str) -> None:
-    """Say that the file was written now, by our clock: a file server may have another."""
-    with suppress(OSError, OverflowError):
-        os.utime(path, (time.time(), time.time()))
+    return float(_quietly(lambda: abs(time.time() - os.stat(path).st_mtime), 0))
 
 
 def _read_bytes(path: str, limit: int = _MAX_FILE) -> bytes:
     """What a regular file of at most `limit` bytes holds. Raises OSError, ValueError."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would be to wait for its writer
-        raise ValueError("it is not a regular file")
-    file = _patiently(os.open, path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        data = os.read(file, limit + 1)
-    finally:
-        os.close(file)
-    if len(data) > limit:
-        raise ValueError(f"it is larger than {limit} bytes")
-    return data
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > limit:  # to open a pipe would wait for its writer
+        raise ValueError(f"it is no regular file of at most {limit} bytes")
+    with FileIO(_patiently(os.open, path, os.O_RDONLY | getattr(os, "O_BINARY", 0))) as file:
+        return file.read(limit)
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    """The JSON object in a file. Raises OSError, ValueError."""
-    data = _read_bytes(path)
-    with suppress(ValueError, RecursionError):
-        document = json.loads(data)
-        if isinstance(document, dict):
-            return document
-    raise ValueError("it is no JSON object, or nested too deeply")
-
-
-def _interpreted(document: dict[str, Any]) -> _Config:
-    """The parts of a config file that we use. Raises ValueError when one of them has the wrong type."""
+def _interpreted(data: bytes) -> _Config:
+    """The parts of a config file that we use. Raises AttributeError, ValueError for what can't be one."""
+    document = json.loads(data)
     section, notice = document.get("telemetry", {}), document.get("hasShownTelemetryNotice", False)
-    read = section.get if isinstance(section, dict) else lambda key, default: None
-    texts = [read(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
+    texts = [section.get(key, "") for key in ("anonymousId", "endpoint", "trackingId", "apiSecret")]
     about = [document.get(key, "") for key in ("version", "lastUpdated")]
     if not isinstance(notice, bool) or not all(isinstance(text, str) for text in texts + about):
         raise ValueError("a value has the wrong type")
     if texts[0] and not re.fullmatch("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", texts[0]):
         raise ValueError("telemetry.anonymousId is not a UUID")
-    return _Config("", section.get("enabled") is True, notice, *(str(text).strip() for text in texts))
+    return _Config("", data, section.get("enabled") is True, notice, *(text.strip() for text in texts))
 
 
 def _read_config(path: str) -> _Config:
@@ -405,33 +345,31 @@ def _read_config(path: str) -> _Config:
     deadline = _Clock.now() + 0.05
     while True:
         try:
-            return _interpreted(_read_json(path))
+            return _interpreted(_read_bytes(path))
         except (FileNotFoundError, NotADirectoryError):
             return _MISSING
-        except (OSError, ValueError) as error:
-            problem = f"it can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        if _age(path) >= 1 or _Clock.now() >= deadline:
-            return _Config(problem)
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            if _age(path) >= 1 or _Clock.now() >= deadline:
+                return _Config(f"it can't be used: {error}")
         _Clock.sleep(0.005)
 
 
 @contextmanager
 def _written(path: str, data: bytes, durable: bool = False) -> Generator[str, None, None]:
-    """A new file beside `path`, for its user only, that is deleted unless it is renamed. Raises OSError."""
-    temporary, flags = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    """A new file beside `path`, for its user only, that is deleted unless it is renamed. Raises OSError. Not
+    by `open`, which is gone when the last objects of a host are deleted."""
+    temporary = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp"
     try:
-        file = os.open(temporary, flags | getattr(os, "O_BINARY", 0), 0o600)
-        try:
+        with FileIO(temporary, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             os.chmod(temporary, 0o600)  # because a umask may forbid even its user to read it
-            if os.write(file, data) < len(data):
+            if file.write(data) < len(data):
                 raise OSError(ENOSPC, os.strerror(ENOSPC))
             if durable:
-                os.fsync(file)
-        except OSError as error:
-            if error.errno not in (EINVAL, ENOTSUP):  # which SMB and FUSE say to `fsync`
-                raise
-        finally:
-            os.close(file)
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    if error.errno not in (EINVAL, ENOTSUP):  # which SMB and FUSE say to it
+                        raise
         yield temporary
     finally:
         _unlink(temporary)
@@ -443,16 +381,14 @@ def _store(path: str, data: bytes) -> None:
         _patiently(os.replace, temporary, path)
 
 
-def _time_text(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def _encoded(document: dict[str, Any]) -> bytes:
-    """A config file as of now, with an anonymous ID. Raises ValueError when we could not read it any more."""
-    if not document["telemetry"].get("anonymousId"):
+def _changed(data: bytes, changes: Mapping[str, Any]) -> bytes:
+    """A config file with changes and an anonymous ID. Raises ValueError if we could not read it any more."""
+    document = json.loads(data)
+    section = {**document.get("telemetry", {}), **changes.get("telemetry", {})}
+    if not section.get("anonymousId"):
         import uuid  # needed once in the life of a config file
-        document["telemetry"]["anonymousId"] = str(uuid.uuid4())
-    document["lastUpdated"] = _time_text(_wall_time())
+        section["anonymousId"] = str(uuid.uuid4())
+    document.update({**changes, "telemetry": section, "lastUpdated": _time_text(_wall_time())})
     for indent in (2, None):  # deeply nested keys of others take most of their room for indentation
         data = json.dumps(document, indent=indent).encode() + b"\n"
         if len(data) <= _MAX_FILE:
@@ -460,119 +396,76 @@ def _encoded(document: dict[str, Any]) -> bytes:
     raise ValueError("it would become too large")
 
 
-@contextmanager
-def _locked(path: str, wait: float) -> Generator[None, None, None]:
-    """Hold the lock of a config file, for which we wait so many seconds at most. Raises OSError."""
-    lock, deadline, mine = path + ".lock", _Clock.now() + wait, 0
-    folder, name = os.path.split(path)
-    while True:
-        is_stale = _age(lock) > _STALE_SECONDS
-        for temporary in filter(re.compile(re.escape(name) + _TEMPORARY).fullmatch, os.listdir(folder)):
-            if is_stale or _age(os.path.join(folder, temporary)) > _STALE_SECONDS:
-                _unlink(os.path.join(folder, temporary))  # its writer, if it only slept, must not go on
-        if is_stale:
-            _unlink(lock)
-        try:
-            file = _patiently(os.open, lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            break
-        except FileExistsError:
-            if _Clock.now() >= deadline:
-                raise _Busy(f"another process holds {lock}") from None
-            _Clock.sleep(0.01)
-    try:
-        os.close(file)
-        _touch(lock)
-        mine = os.stat(lock).st_mtime_ns
-        yield
-    finally:
-        with suppress(OSError):
-            if mine in (0, os.stat(lock).st_mtime_ns):  # else we slept, and another process broke it
-                os.unlink(lock)
-
-
-def _create_config(path: str, enabled: bool) -> bool:
-    """Create the config file, complete and by one process only, unless it exists: whether we did. It names
-    no destination, because a copy of the product's would outlive it. Raises OSError."""
-    if not _has_place(path):
-        raise OSError(f"there is no place for {path or 'a config file'}")
+def _create_config(path: str) -> bool:
+    """Create the config file, complete and by one process only: whether we did. Raises OSError."""
     _make_folder(os.path.dirname(path))
-    path, data = os.path.realpath(path), _encoded({"version": "1.0.0", "telemetry": {
-        "enabled": enabled, "anonymousId": ""}, "hasShownTelemetryNotice": False})
-    if os.path.lexists(path):
-        return False
-    try:
-        with _written(path, data) as temporary:
-            os.link(temporary, path)  # exclusive: of many processes one is the first
-    except FileExistsError:
-        return False
-    except (AttributeError, NotImplementedError, OSError):  # a file system without hard links
-        with _locked(path, 0.1 if enabled else 2.0):
-            if os.path.lexists(path):
-                return False
-            _store(path, data)
-    return True
-
-
-def _edit(path: str, change: Callable[[dict[str, Any]], object], wait: float,
-          show: Callable[[dict[str, Any]], object] = bool, durable: bool = False) -> None:
-    """Have the config file's document changed, under a lock for which we wait so many seconds at most. What
-    is to be stored is written before `show` is called with what was stored, and put in place after it: so a
-    full disk is known before. Raises OSError, ValueError, and whatever `show` raises."""
     path = os.path.realpath(path)
-    with _locked(path, wait):
-        try:
-            before, document = _read_json(path), _read_json(path)
-            _interpreted(document)
-        except ValueError:
-            raise _Busy(f"another program is writing {path}") from None
-        document.setdefault("telemetry", {})
-        change(document)
-        with _written(path, _encoded(document), durable) as temporary:
+    with suppress(AttributeError, NotImplementedError, OSError):  # there is one, or no hard link to be had
+        with _written(path, _changed(_NEW, {})) as temporary:
+            os.link(temporary, path)  # exclusive: of many processes one is the first
+        return True
+    return False
+
+
+def _edit(path: str, changes: Mapping[str, Any], wait: float,
+          show: Callable[[_Config], object] = bool, durable: bool = False) -> None:
+    """Change the config file, or make it, under a lock for which we wait so many seconds at most. What is to
+    be stored is written before `show` is called with what was stored, and put in place after it: so a full
+    disk is known before. Raises OSError (BlockingIOError where others are at the file), ValueError."""
+    path = os.path.realpath(path)
+    lock, deadline = path + ".lock", _Clock.now() + wait
+    while True:
+        if _age(lock) > _STALE_SECONDS:
+            _unlink(lock)
+        with suppress(FileExistsError):
+            os.close(_patiently(os.open, lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            break
+        if _Clock.now() >= deadline:
+            raise BlockingIOError(f"another process holds {lock}")
+        _Clock.sleep(0.01)
+    mine = os.stat(lock).st_mtime_ns
+    try:
+        for file in os.scandir(os.path.dirname(path)):
+            if re.fullmatch(re.escape(path) + _TEMPORARY, file.path):
+                _unlink(file.path)  # its writer, if it only slept, must not go on
+        before = _read_config(path)
+        if before.problem:
+            raise BlockingIOError(f"another program is writing {path}")
+        with _written(path, _changed(before.data, changes), durable) as temporary:
             show(before)
-            if _quietly(lambda: _read_json(path), None) != before:  # by who knows no lock, or slept
-                raise _Busy(f"another program has just changed {path}")
+            if _read_config(path) != before:  # by who knows no lock, or slept
+                raise BlockingIOError(f"another program has just changed {path}")
             _patiently(os.replace, temporary, path)
+    finally:
+        if _quietly(lambda: os.stat(lock).st_mtime_ns, 0) == mine:  # else we slept, and another broke it
+            _unlink(lock)
 
 
 def _decide(path: str, enabled: bool) -> None:
     """Store the user's decision, again and again until it has stood for a tenth of a second: the Node.js CLI
     writes back what it read a moment ago. A no brings a new anonymous ID. Raises OSError, ValueError."""
-    def change(document: dict[str, Any]) -> None:
-        section = document["telemetry"]
-        section["enabled"] = enabled
-        document["hasShownTelemetryNotice"] = enabled or document.get("hasShownTelemetryNotice", False)
-        if not enabled and section.get("anonymousId", "").strip() == old:
-            section["anonymousId"] = ""
-
-    def stands() -> bool:
-        config = _read_config(path)
-        is_kept = config.notice_shown if enabled else config.client_id not in ("", old)
-        return config.enabled is enabled and not config.problem and is_kept
-
-    def write() -> None:
-        left = max(0.0, deadline - _Clock.now())
-        if _read_config(path).problem:
-            with _locked(path, left):  # of a link, the link alone is moved: it may lead to /dev/null
-                if _read_config(path).problem:
-                    _patiently(os.replace, path, path + ".bak")
-        _create_config(path, enabled)
-        _edit(path, change, left, durable=True)
-
-    old, deadline, problem = _read_config(path).client_id, _Clock.now() + 2.0, _Busy(
-        f"another program keeps changing {path}")
+    if not _has_place(path):
+        raise OSError(f"there is no place for {path or 'a config file'}")
+    _make_folder(os.path.dirname(path))
+    decision = {"telemetry": {"enabled": True}, "hasShownTelemetryNotice": True} if enabled else {
+        "telemetry": {"enabled": False, "anonymousId": ""}}
+    deadline = _Clock.now() + 2.0
     while True:
         try:
-            write()
-            written = _Clock.now()
-            while stands():
-                if _Clock.now() >= written + 0.1:
-                    return
+            if _read_config(path).problem:  # of a link, the link alone is moved: it may lead to /dev/null
+                _patiently(os.replace, path, path + ".bak")
+            _edit(path, decision, deadline - _Clock.now(), durable=True)
+            for _ in range(10):
                 _Clock.sleep(0.01)
-        except _Busy as error:
-            problem = error
-        if _Clock.now() >= deadline:
-            raise problem
-        _Clock.sleep(0.01)
+                now = _read_config(path)  # which has no ID where it is missing or damaged
+                is_kept = now.enabled is enabled and (now.notice_shown or not enabled)
+                if not (is_kept and now.client_id):
+                    raise BlockingIOError(f"another program keeps changing {path}")
+            return
+        except (BlockingIOError, FileNotFoundError):  # the latter when another process broke our lock
+            if _Clock.now() >= deadline:
+                raise
+            _Clock.sleep(0.01)
 
 
 # === Consent: may we send, and who decided? ===
@@ -581,8 +474,8 @@ _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
 _UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
 _MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
-# What a project's JavaScript, TypeScript or YAML is cleared of: quotes around words, other texts, comments. No
-# alternative that has begun can fail but within bounds, here and below, so no text makes a match slow.
+# What a project's JavaScript, TypeScript or YAML is cleared of: quotes around words, other texts, comments.
+# No alternative that has begun can fail but within bounds, here and below, so no text makes a match slow.
 _NOISE = r"""(["'`])(?P<word>[\w.-]{1,99})\1|%s|"(?:\\.|[^"\\\n])*"?|(?<!\w)'(?:\\.|[^'\\\n])*'?|`[^`\n]*`"""
 _SCRIPT_NOISE, _YAML_NOISE = r"//[^\n]*|/\*(?s:.*?)(?:\*/|\Z)", r"(?<!\S)(?:(?:\#|//)[^\n]*|[&!]\S+)"
 _NO = r"\]?\s*[:=][\s(]*(?:(?i:false|no|off)|n|0|!1|!true)(?![\w$-])"
@@ -623,10 +516,9 @@ def _says_no(section: object) -> bool:
 
 def _file_says_no(file: str, command: str) -> bool:
     """Whether a project's file does. JSON is parsed, anything else is matched as text and never run."""
-    try:
+    data = b""
+    with suppress(OSError, ValueError):  # one that can't be read is no answer
         data = _read_bytes(file, _MAX_PROJECT_FILE)
-    except (OSError, ValueError):  # one that can't be read is no answer
-        return False
     if file.endswith(".json"):
         with suppress(ValueError, RecursionError):
             document = json.loads(data)
@@ -643,12 +535,17 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
     """The variable that says no; empty for none. A run of pytest is not usage, unless somebody asks for it by
     naming an endpoint, or debug mode."""
     prefix = product.env_prefix
-    for name in ("DO_NOT_TRACK", prefix + "_DISABLED"):
-        if _is_set(environ, name):
-            return name
-    is_tested = _is_set(environ, "PYTEST_VERSION") and not (
+    names = ("DO_NOT_TRACK", prefix + "_DISABLED", "PYTEST_VERSION")
+    found = next((name for name in names if _is_set(environ, name)), "")
+    is_asked_for = found == "PYTEST_VERSION" and (
         _is_set(environ, prefix + "_DEBUG") or environ.get(prefix + "_ENDPOINT", "").strip())
-    return "PYTEST_VERSION" if is_tested else ""
+    return "" if is_asked_for else found
+
+
+def _project_says_no(product: Product, project: Mapping[str, object] | None) -> bool:
+    """Whether the project does: in what the host parsed, else in a file in the working folder."""
+    files = product.project_files if project is None else ()
+    return _says_no(project) or any(_file_says_no(file, product.command) for file in files)
 
 
 def _file_refusal(product: Product, config: _Config, path: str, debug: bool) -> str:
@@ -669,38 +566,28 @@ CI_VARIABLES = tuple("""
     TEAMCITY_VERSION BUILDKITE CI CONTINUOUS_INTEGRATION TF_BUILD APPVEYOR bamboo_planKey CF_BUILD_ID DRONE
     GO_PIPELINE_LABEL HARNESS_BUILD_ID HUDSON_URL PROW_JOB_ID SCREWDRIVER TASKCLUSTER_ROOT_URL XCS""".split())
 # AI coding agents, each with the variables that it sets in the shells it runs; earlier ones win, because some
-# set another's variable, too. AI_AGENT and AGENT may name one by their value. From the tables of
-# @vercel/detect-agent 1.2, am-i-vibing 0.5, std-env 4.3 and huggingface_hub 1.12.
-AGENTS = MappingProxyType({agent: tuple(variables.split()) for agent, variables in {
-    "antigravity": "ANTIGRAVITY_AGENT", "auggie": "AUGMENT_AGENT", "cline": "CLINE_ACTIVE",
-    "cowork": "CLAUDE_CODE_IS_COWORK", "amp": "AMP_CURRENT_THREAD_ID",
-    "claude_code": "CLAUDECODE CLAUDE_CODE", "crush": "CRUSH", "gemini_cli": "GEMINI_CLI",
-    "codex": "CODEX_SANDBOX CODEX_CI CODEX_THREAD_ID",
-    "qwen_code": "QWEN_CODE", "copilot": "COPILOT_CLI COPILOT_AGENT", "goose": "GOOSE_TERMINAL",
-    "kilo_code": "KILOCODE_FEATURE", "openclaw": "OPENCLAW_SHELL", "opencode": "OPENCODE OPENCODE_CLIENT",
-    "pi": "PI_CODING_AGENT", "roo_code": "ROO_ACTIVE", "trae": "TRAE_AI_SHELL_ID",
-    "hermes": "HERMES_SESSION_ID", "cursor": "CURSOR_AGENT CURSOR_TRACE_ID", "replit": "REPL_ID",
-    "devin": "", "jules": "", "junie": "", "kiro": "", "v0": "",
-}.items()})
-# Other names that agents go by in AI_AGENT and AGENT.
-_AGENT_NAMES = MappingProxyType({**{agent: agent for agent in AGENTS}, "claude": "claude_code",
-                                 "gemini": "gemini_cli", "qwen": "qwen_code", "roo": "roo_code",
-                                 "kilo": "kilo_code", "augment": "auggie", "github_copilot": "copilot"})
+# set another's, too. From @vercel/detect-agent 1.2, am-i-vibing 0.5, std-env 4.3 and huggingface_hub 1.12.
+AGENTS = MappingProxyType({agent: tuple(variables) for agent, *variables in map(str.split, """
+    antigravity ANTIGRAVITY_AGENT; auggie AUGMENT_AGENT; cline CLINE_ACTIVE; cowork CLAUDE_CODE_IS_COWORK;
+    amp AMP_CURRENT_THREAD_ID; claude_code CLAUDECODE CLAUDE_CODE; crush CRUSH; gemini_cli GEMINI_CLI;
+    codex CODEX_SANDBOX CODEX_CI CODEX_THREAD_ID; qwen_code QWEN_CODE; copilot COPILOT_CLI COPILOT_AGENT;
+    goose GOOSE_TERMINAL; kilo_code KILOCODE_FEATURE; openclaw OPENCLAW_SHELL;
+    opencode OPENCODE OPENCODE_CLIENT; pi PI_CODING_AGENT; roo_code ROO_ACTIVE; trae TRAE_AI_SHELL_ID;
+    hermes HERMES_SESSION_ID; cursor CURSOR_AGENT CURSOR_TRACE_ID; replit REPL_ID;
+    devin; jules; junie; kiro; v0""".split(";"))})
+# The first word of an agent's name, which AI_AGENT or AGENT may spell as claude-code, goose@1.2 or amp/7.
+_AGENT_WORDS = MappingProxyType({**{agent.partition("_")[0]: agent for agent in AGENTS},
+                                 "augment": "auggie", "github": "copilot"})
 _PROCESS_START = time.time()  # seconds since 1970; whole ones are GA4's session id
 # The category of an exception by the name of its class or a base class: so none of them has to be imported.
-_ERROR_NAMES = MappingProxyType({name: category for category, names in {
-    "configuration_error": "ConfigError ConfigurationError",
-    "file_not_found": "FileNotFoundError NotADirectoryError",
-    "network_error": "ConnectionError TimeoutError timeout gaierror herror URLError HTTPError SSLError "
-                     "HTTPException RequestException TransportError",
-    "parse_error": "JSONDecodeError TOMLDecodeError SyntaxError UnicodeError YAMLError ParseError "
-                   "ParserError ParsingError ExpatError BadZipFile",
-    "validation_error": "ValidationError SchemaError UsageError ArgumentError ArgumentTypeError ValueError",
-    "permission_error": "PermissionError",
-    "interrupted": "KeyboardInterrupt CancelledError Abort",
-}.items() for name in names.split()})
-_MIN_STACK = 2 ** 18  # bytes; `threading.stack_size` may give a thread less, which would end the process
-_MAX_ERRORS = 100_000  # of a group or chain that we look at: it may be endless
+_ERROR_NAMES = MappingProxyType({name: category for category, *names in map(str.split, """
+    file_not_found FileNotFoundError NotADirectoryError; interrupted KeyboardInterrupt CancelledError Abort;
+    network_error ConnectionError TimeoutError timeout gaierror herror URLError HTTPError SSLError
+        HTTPException RequestException TransportError; permission_error PermissionError;
+    parse_error JSONDecodeError TOMLDecodeError SyntaxError UnicodeError YAMLError ParseError ParserError
+        ParsingError ExpatError BadZipFile;
+    validation_error ValidationError SchemaError UsageError ArgumentError ArgumentTypeError ValueError;
+    configuration_error ConfigError ConfigurationError""".split(";")) for name in names})
 
 
 def _plain(value: object) -> str:
@@ -711,53 +598,42 @@ def _plain(value: object) -> str:
 
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether a continuous integration service runs us, by the variables it sets. `CI=false` beats all."""
-    if environ.get("CI", "").strip() and not _is_set(environ, "CI"):
-        return False
-    return any(_is_set(environ, variable) for variable in CI_VARIABLES)
+    is_denied = environ.get("CI", "").strip() and not _is_set(environ, "CI")
+    return not is_denied and any(_is_set(environ, variable) for variable in CI_VARIABLES)
 
 
 def _agent(environ: Mapping[str, str] = os.environ) -> str:
     """The AI coding agent that runs us: a word of `AGENTS`, "other" for one that we don't know, or "none"."""
-    for variable in ("AI_AGENT", "AGENT"):  # such as claude-code, goose@1.2 or amp/7
-        value = re.sub("[^a-z0-9]", "_", environ.get(variable, "").strip().lower()) + "_"
-        for name in sorted(_AGENT_NAMES, key=len, reverse=True):
-            if value.startswith(name + "_"):
-                return _AGENT_NAMES[name]
-    for agent, variables in AGENTS.items():
-        if any(_is_set(environ, variable) for variable in variables):
-            return agent
-    return "other" if any(_is_set(environ, variable) for variable in ("AI_AGENT", "AGENT")) else "none"
+    generic = ("AI_AGENT", "AGENT")
+    values = [environ.get(name, "").strip().lower() for name in generic]
+    named = [_AGENT_WORDS.get(re.split("[^a-z0-9]", value)[0]) for value in values]
+    seen = [agent for agent, names in {**AGENTS, "other": generic}.items()
+            if any(_is_set(environ, name) for name in names)]
+    return next(filter(None, [*named, *seen]), "none")
 
 
 def _can_start() -> bool:
-    """Whether a thread can begin and open a socket: not at the end of the main thread, with a tiny stack, or
-    where a standard stream is closed, whose place the socket would take."""
+    """Whether a thread can begin and open a socket: not at the end of the main thread, with a stack so small
+    that it ends the process, or where a standard stream is closed, whose place the socket would take."""
     main = threading.main_thread()
-    is_over = threading.current_thread() is main and not main.is_alive()
-    if sys.is_finalizing() or is_over or 0 < threading.stack_size() < _MIN_STACK:
-        return False
-    with suppress(OSError):
-        return os.name == "nt" or all(os.fstat(descriptor) for descriptor in (0, 1, 2))
-    return False
+    is_over = sys.is_finalizing() or threading.current_thread() is main and not main.is_alive()
+    has_streams = os.name == "nt" or _quietly(lambda: all(map(os.fstat, (0, 1, 2))), False)
+    return bool(has_streams and not is_over and not 0 < threading.stack_size() < 2 ** 18)  # bytes
 
 
 def _fork_lock() -> Any:
     """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
     is held in a fork is held in the child for ever."""
-    def release() -> None:
-        with suppress(RuntimeError):  # not ours: we were registered in the middle of a fork
-            lock.release()
-
     lock = threading.RLock()
+    release = partial(_quietly, lock.release, None)  # it raises where the fork began before we registered
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=release, after_in_child=release)
     return lock
 
 
 def _load_network_code() -> bool:
-    """Import what a request needs, in a thread of ours that takes no signal, not even SIGPIPE, by which a
-    lost connection may end a process; but those of a crash, which faulthandler reports. Under gevent it is
-    the host's own thread."""
+    """Import what a request needs. Our thread, but not the host's under gevent, takes no signal, not even the
+    SIGPIPE by which a lost connection may end a process; but those of a crash, which faulthandler reports."""
     import signal
     is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
     if hasattr(signal, "pthread_sigmask") and is_own:
@@ -773,10 +649,9 @@ def input_source(value: Any) -> str:
     """Where an input lies: "remote_url", "local_relative" or "local_absolute". Never raises, touches no file.
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`."""
     text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()
-    if re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text):
-        return "local_absolute"
+    is_absolute = re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text)
     is_remote = re.match(r"[A-Za-z0-9+.-]{2,}:/|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", text)
-    return "remote_url" if is_remote else "local_relative"
+    return "local_absolute" if is_absolute else "remote_url" if is_remote else "local_relative"
 
 
 def _is_exit(exc: object) -> bool:
@@ -784,131 +659,94 @@ def _is_exit(exc: object) -> bool:
     return issubclass(type(exc), SystemExit) or type(exc).__name__ == "Exit" and hasattr(exc, "exit_code")
 
 
-def _categories(exc: Any) -> Iterator[str]:
-    """The categories of an exception, of a group's members, of what an exit was raised from or during."""
-    todo, seen = [exc], {0}
-    while todo and len(seen) < _MAX_ERRORS:
-        error = todo.pop()
-        if id(error) in seen:  # a chain may be a circle
-            continue
-        seen.add(id(error))
-        members = getattr(error, "exceptions", None) if issubclass(type(error), BaseException) else None
-        if isinstance(members, (tuple, list)):
-            todo += reversed(members)
-        elif _is_exit(error):
-            todo.append(error.__context__ if error.__cause__ is None else error.__cause__)
-        else:
-            if issubclass(type(error), KeyboardInterrupt):
-                yield "Ctrl-C"
-            for base in (error if issubclass(type(error), type) else type(error)).__mro__:
-                name = "ConfigError" if base.__module__ == "configparser" else base.__name__
-                yield _ERROR_NAMES.get(name, "")
-
-
 def error_type(exc: object) -> str:
     """The category of an exception, of `ERROR_TYPES`, by its type and never by its message. An exit has that
     of the exception it was raised from or during, a group that of its first member that has one; one
     KeyboardInterrupt in it makes a group "interrupted". Never raises."""
-    found: list[str] = _quietly(lambda: [*filter(None, _categories(exc))], [])
-    return "interrupted" if "Ctrl-C" in found else [*found, "unknown_error"][0]
+    def class_names() -> Iterator[str]:
+        todo, looks = [exc], count()
+        while todo and next(looks) < 10_000:  # a chain may be a circle
+            error: Any = todo.pop()
+            members = getattr(error, "exceptions", None)
+            if isinstance(members, (tuple, list)):
+                todo += reversed(members)
+            elif _is_exit(error):
+                todo.append(error.__context__ if error.__cause__ is None else error.__cause__)
+            else:
+                for base in (error if isinstance(error, type) else type(error)).__mro__:
+                    yield "ConfigError" if base.__module__ == "configparser" else base.__name__
+
+    names: list[str] = _quietly(lambda: [*class_names()], [])
+    found = [_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES]
+    return "interrupted" if "KeyboardInterrupt" in names else [*found, "unknown_error"][0]
 
 
 # === Events: what may leave? ===
 
 _MAX_NUMBER = 10 ** 9
 _MAX_ITEMS = 1000  # of a list or mapping that we look at: it may be endless
+_WORD = "(?!([^0-9]*[0-9]){4})[a-z][A-Za-z0-9_-]{0,31}"  # too short for a path, too few digits for an ID
 
 
-def _word(value: object) -> str:
-    """The word, or "other": too short for a path or a sentence, with too few digits for an identifier."""
-    text = _plain(value)
-    return text if re.fullmatch("(?!([^0-9]*[0-9]){4})[a-z][A-Za-z0-9_-]{0,31}", text) else "other"
+def _words(kind: Any, value: Any) -> str:
+    """A word, or words joined by commas in their order and once each; "other" for each that may not leave."""
+    is_list = kind == "words" or isinstance(kind, _Several)
+    fits = kind.__contains__ if isinstance(kind, tuple) else re.compile(_WORD).fullmatch
+    items = (value,) if isinstance(value, str) or not is_list else () if value is None else value
+    words = {}  # a set would keep no order
+    for text in map(_plain, islice(items, _MAX_ITEMS)):
+        forms = (text, text.lstrip("-").partition("=")[0]) if is_list else (text,)  # a flag without its value
+        words[next(filter(fits, forms), "other")] = True
+    return ",".join(words) or "none"
 
 
-def _joined(name: str, value: Any, checked: Callable[[object], str], dropped: list[str]) -> str:
-    """Words joined by commas, in their order and once each; cut to GA4's 100 characters at a comma."""
-    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)):
-        value = () if value is None else (value,)
-    text = ",".join(dict.fromkeys(map(checked, islice(value, _MAX_ITEMS)))) or "none"
-    if len(text) <= _MAX_TEXT:
-        return text
-    dropped.append(f"{name} is longer than {_MAX_TEXT} characters, the last words")
-    return text[:_MAX_TEXT + 1].rpartition(",")[0]
+def _number(value: Any, least: int = 0) -> int | float:
+    """The number, numpy's too, by no method of its own. Raises TypeError, ValueError if it may not leave."""
+    number = float.__add__(value, 0.0) if issubclass(type(value), float) else int.__add__(index(value), 0)
+    if type(value) is bool or not least <= number <= _MAX_NUMBER:  # which is so for NaN, too
+        raise ValueError("it is no number that may leave")
+    return number
 
 
-def _flag(value: object) -> str:
-    """A flag without its dashes and what it was set to."""
-    return _plain(value)[:_MAX_FILE].lstrip("-").partition("=")[0]
-
-
-def _number(value: Any, least: int = 0) -> int | float | None:
-    """The number if it is one, finite, from `least` to 10^9, and no bool. Numpy's integers are numbers."""
-    number: int | float
-    if issubclass(type(value), float):
-        number = float.__add__(value, 0.0)
-    elif issubclass(type(value), int):
-        number = int.__add__(value, 0)
-    else:
-        index = getattr(type(value), "__index__", None)
-        number = int.__add__(index(value), 0) if index else -1.0 - _MAX_NUMBER
-    is_fine = type(value) is not bool and least <= number <= _MAX_NUMBER  # which is false for NaN, too
-    return number if is_fine else None
-
-
-def _options(name: str, value: Any, declared: Mapping[Any, Any],
-             dropped: list[str]) -> dict[str, Value]:
-    """One parameter an option: `<name>_<option>`. Nested values and odd names are left out."""
-    flat: dict[str, Any] = {}
-    for option, held in islice(value.items(), _MAX_ITEMS) if isinstance(value, Mapping) else ():
-        option, number = _plain(option), _quietly(partial(_number, held, -_MAX_NUMBER), None)
-        flat_name = f"{name}_{option.replace('-', '_')}"
-        if _word(option) != option or _name_problem(flat_name, _FIXED_TYPES):
-            dropped.append(f"{name}.{ascii(option)[:40]} has no name for an option")
-        elif held is True or held is False or number is not None:
-            flat[flat_name] = held if number is None else number
-        elif issubclass(type(held), str):
-            flat[flat_name] = _plain(held) if _plain(held) in declared.get(option, ()) else "custom"
-        else:
-            dropped.append(f"{name}.{option} holds no option's value")
-    return flat
-
-
-def _shaped(name: str, kind: Any, value: Any, dropped: list[str]) -> dict[str, Value]:
-    """The parameters that may leave for one that was passed; none if it has to be dropped."""
-    def chosen(item: object) -> str:
-        text, flag = _plain(item), _flag(item) if isinstance(kind, _Several) else ""
-        return text if text in kind else flag if flag in kind else "other"
-
-    if isinstance(kind, Mapping):
-        return _options(name, value, kind, dropped)
-    if isinstance(kind, _Several):
-        return {name: _joined(name, value, chosen, dropped)}
-    if isinstance(kind, tuple):
-        return {name: chosen(value)}
+def _shaped(name: str, kind: Any, value: Any) -> dict[str, Value | None]:
+    """What may leave of a parameter, by name, and None for what may not. Raises anything if nothing may."""
     if kind == "flag":
-        return {name: value} if value is True or value is False else {}
+        return {name: value if type(value) is bool else None}
     if kind in ("count", "milliseconds"):
-        number = _number(value)
-        return {} if number is None else {name: round(number)}
-    if kind == "words":
-        return {name: _joined(name, value, lambda item: _word(_flag(item)), dropped)}
-    return {name: _word(value)}
+        return {name: round(_number(value))}
+    if not isinstance(kind, Mapping):
+        return {name: _words(kind, value)}
+    shaped: dict[str, Value | None] = {}
+    for option, held in islice(value.items(), _MAX_ITEMS):
+        option, text = _plain(option), _plain(held)
+        key = f"{name}_{option}".replace("-", "_")
+        if not (re.fullmatch(_WORD, option) and re.fullmatch(_NAME, key)) or key in _FIXED_KINDS:
+            shaped[key] = None
+        elif issubclass(type(held), str):
+            shaped[key] = text if text in kind.get(option, ()) else "custom"
+        else:
+            shaped[key] = held if type(held) is bool else _quietly(partial(_number, held, -_MAX_NUMBER), None)
+    return shaped
 
 
-def _checked(declared: Mapping[str, Kind],
-             params: Mapping[str, object]) -> tuple[dict[str, Value], list[str]]:
+def _checked(declared: Mapping[str, Kind], params: Mapping[str, Any]) -> tuple[dict[str, Value], list[str]]:
     """What may leave of these parameters, and what was dropped and why."""
     kept: dict[str, Value] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
-    room = _MAX_PARAMS - len(_COMMON_PARAMS) - len(declared)  # for options beyond the first of each parameter
+    room = _MAX_PARAMS - len(declared)
     for name in filter(params.__contains__, declared):
-        shaped = _quietly(partial(_shaped, name, declared[name], params[name], dropped), None) or {}
-        if not shaped:
-            dropped.append(f"{name} is not of its kind")
-        mine = [key for key in shaped if key == name or key not in declared][:room + 1]
-        room -= max(0, len(mine) - 1)
-        kept.update((key, shaped[key]) for key in mine)
-        dropped += [f"{key} has no room" for key in shaped if key not in mine]
+        room += 1  # its own place; what remains is for options
+        shaped = _quietly(partial(_shaped, name, declared[name], params[name]), {name: None})
+        for key, value in shaped.items():
+            if value is None:
+                dropped.append(f"{ascii(key)[:60]} is not of its kind")
+            elif not room or key != name and key in declared:
+                dropped.append(f"{key} has no room")
+            else:
+                kept[key], room = value, room - 1
+            if isinstance(value, str) and len(value) > _MAX_TEXT:  # many words, so its own place is kept
+                kept[key] = value[:_MAX_TEXT + 1].rpartition(",")[0]
+                dropped.append(f"{key} is longer than {_MAX_TEXT} characters, the last words")
     return kept, dropped
 
 
@@ -928,7 +766,7 @@ def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], ve
     return {"name": name, "timestamp_micros": _time_stamp(), "params": {
         **params, "cli_version": version, "python_version": "%d.%d.%d" % sys.version_info[:3],
         "os": sys.platform, "ci": ci, "agent": agent, "session_id": max(1, int(_PROCESS_START)),
-        "engagement_time_msec": max(1, spent[0] if spent else 1)}}
+        "engagement_time_msec": max([1] + spent)}}
 
 
 # === Wire: what does it look like outside? ===
@@ -945,6 +783,7 @@ _HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "
                       "proxy-authorization"))  # that leave
 _KEPT_4XX = frozenset((401, 403, 404, 407, 408, 425, 429))  # a mistake of the operator, or of the moment
 _NO_ANSWER = (0, 0.0)  # else the status, and the seconds that Retry-After asks for
+_CUT = (-1, 0.0)  # the exit did not wait for the answer
 _LAST_PAUSE = 86400.0  # seconds; no pause is longer, whatever an answer asks for
 
 
@@ -1005,27 +844,19 @@ def _retry_seconds(text: Any) -> float:
 _MAX_WAITING = 500
 _MAX_AGE = 28 * 86400.0    # seconds; GA4 moves the time of what is older than 72 hours, and counts it
 _MAX_BATCH = 25            # GA4's limit of events a request
-_MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _MINUTE = 60.0             # of a hold, of a rest, and of a pause that counts as no failure
 _FIRST_PAUSE = 600.0       # seconds without a try after a failure
 _BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
-_NAME_LENGTH = 48  # of what matches
+_NAME_LENGTH = 48          # of what matches
 _CLAIM = f"{_EVENT}[.][0-9a-f]{{8}}-[0-9]+[.]claim"
 _STATE = "(hold|[0-9a-f]{8})[.]state"
-_WAITS = f"{_EVENT}|{_CLAIM}|{_EVENT}{_TEMPORARY}"
-_OURS = f"{_WAITS}|{_STATE}|{_STATE}{_TEMPORARY}"
-# Seconds until a file of this ending is no longer kept; a state counts failures of weeks in a row.
-_MAX_AGES = MappingProxyType({"state": 30 * 86400.0, "claim": _STALE_SECONDS, "tmp": _STALE_SECONDS})
+_PASSING = f"{_CLAIM}|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # what is as old as its file
+_OURS = f"{_EVENT}|{_PASSING}"
 # Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
 _REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
                              "cut": ("pause", _MINUTE), "delivered": ("rest", _MINUTE)})
 _State = namedtuple("_State", "why until failures", defaults=("", 0.0, 0))
-
-
-def _claim_name(event: str) -> str:
-    """The name of an event's file while this process is sending it."""
-    return f"{event}.{_token()}.claim"
 
 
 class _Outbox:
@@ -1046,95 +877,82 @@ class _Outbox:
     def path(self, name: str = "") -> str:
         return os.path.join(self._folder, name)
 
+    def claim(self, name: str) -> str:
+        """The path of an event's file while this process is sending it."""
+        return self.path(f"{name}.{_token()}.claim")
+
     def names(self, pattern: str) -> list[str]:
         """What lies here and matches, oldest first. Raises OSError if the folder can't be read."""
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             return sorted(filter(re.compile(pattern).fullmatch, os.listdir(self._folder)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        return []
 
     def waiting(self, to: _Destination) -> list[str]:
         """Names of the events that wait for this client and destination, oldest first."""
         return self.names(f"[0-9]{{16}}-{to.client_id[:8]}-{to.key}-[0-9a-f]{{8}}[.]json")
 
     def present(self) -> set[str]:
-        """Names of all events that wait or are being sent; of two looks, because a file that is being renamed
-        may escape one."""
-        found = self.names(f"{_EVENT}|{_CLAIM}") + self.names(f"{_EVENT}|{_CLAIM}")
-        return {name[:_NAME_LENGTH] for name in found}
+        """Names of all events, being sent or not; of two looks, because one may miss what is just renamed."""
+        return {name[:_NAME_LENGTH] for _ in range(2) for name in self.names(f"{_EVENT}|{_CLAIM}")}
 
     def put(self, to: _Destination, event: dict[str, Any]) -> str:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         stamp = event["timestamp_micros"]
         name = f"{stamp:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
-        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         _make_folder(self._folder)
+        record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         _store(self.path(name), json.dumps(record, allow_nan=False).encode())
         if stamp % 50 == 0:  # one of fifty in a row, because a look at a full outbox takes its time
-            self.trim()
+            self.tidy(to.client_id)
         return name
 
-    def trim(self) -> None:
-        """Delete events beyond the newest 500 and the last 28 days. Raises OSError."""
-        oldest = f"{max(0.0, _wall_time() - _MAX_AGE) * 1e6:016.0f}"
-        for number, name in enumerate(reversed(self.names(_EVENT))):
-            if number >= _MAX_WAITING or name < oldest:
-                _unlink(self.path(name))
-
     def tidy(self, client_id: str) -> None:
-        """Give back claims of processes that are gone; delete what is old or foreign."""
-        for name in self.names(_OURS):
-            path, ending = self.path(name), name.rpartition(".")[2]
-            if ending == "json":  # as old as its own stamp says: one of a clock that was ahead is not old
-                is_over = _wall_time() - int(name[:16]) / 1e6 > _MAX_AGE or name[17:25] != client_id[:8]
-            else:
-                is_over = _age(path) > _MAX_AGES[ending] and _token() not in name
-            with suppress(OSError):
-                if is_over and ending == "claim":
-                    _patiently(os.replace, path, self.path(name[:_NAME_LENGTH]))
-                elif is_over:
-                    os.unlink(path)
+        """Delete what is old, foreign, or too much; give back claims of who is gone. Raises OSError."""
+        oldest = f"{max(0.0, _wall_time() - _MAX_AGE) * 1e6:016.0f}"  # an event is as old as its stamp says
+        for number, name in enumerate(reversed(self.names(_EVENT))):
+            if number >= _MAX_WAITING or name < oldest or name[17:25] != client_id[:8]:
+                _unlink(self.path(name))
+        for name in self.names(_PASSING):
+            path, longest = self.path(name), _MAX_AGE if name.endswith("state") else _STALE_SECONDS
+            if _age(path) > longest and _token() not in name:
+                with suppress(OSError):
+                    if name.endswith("claim"):
+                        _patiently(os.replace, path, self.path(name[:_NAME_LENGTH]))
+                    else:
+                        os.unlink(path)
 
-    def take(self, to: _Destination, own: Iterable[str]) -> dict[str, Any]:
-        """Claim up to 25 waiting events, those named `own` first: the events by their names."""
+    def take(self, to: _Destination, own: set[str]) -> dict[str, Any]:
+        """Claim up to 25 events, those named `own` first, and delete what is damaged: the events by name."""
         events: dict[str, Any] = {}
         for name in sorted(self.waiting(to), key=lambda waiting: waiting not in own):
+            try:
+                record = json.loads(_read_bytes(self.path(name)))
+                if any(record[part] != getattr(to, part) for part in _BOUND_TO):
+                    raise ValueError("it is for another destination")
+                json.dumps(record["event"], allow_nan=False)  # because NaN is read, but must not be sent
+                now = time.time()  # by our clock, because a claim is as old as its file
+                _quietly(partial(os.utime, self.path(name), (now, now)), None)
+                os.rename(self.path(name), self.claim(name))
+                events[name] = record["event"]
+            except OSError:
+                pass  # another process takes it first, or it can't be taken
+            except (ValueError, KeyError, TypeError, RecursionError):
+                _unlink(self.path(name))
             if len(events) == _MAX_BATCH:
                 break
-            with suppress(OSError):  # another process takes it first, or it can't be taken
-                event = self._load(name, to)
-                if event:
-                    _touch(self.path(name))  # because a claim is as old as its file
-                    os.rename(self.path(name), self.path(_claim_name(name)))
-                    events[name] = event
-                else:
-                    os.unlink(self.path(name))
         return events
 
-    def _load(self, name: str, to: _Destination) -> Any:
-        """The event in a file; None if that is damaged or for another destination. Raises OSError."""
-        with suppress(ValueError, KeyError, RecursionError):
-            record = _read_json(self.path(name))
-            event, bound_to = record["event"], [record[part] for part in _BOUND_TO]
-            is_ours = bound_to == [getattr(to, part) for part in _BOUND_TO] and isinstance(event, dict)
-            is_ours = is_ours and type(event.get("timestamp_micros")) is int
-            return event if is_ours and len(json.dumps(event, allow_nan=False)) <= _MAX_EVENT else None
-
-    def give_back(self, events: Iterable[str]) -> None:
-        """Let events that this process has claimed wait again."""
+    def release(self, events: Iterable[str], is_done: bool) -> None:
+        """Delete events that this process has claimed, or let them wait again."""
         for name in events:
             with suppress(OSError):
-                _patiently(os.replace, self.path(_claim_name(name)), self.path(name))
-        with suppress(OSError):
-            self.trim()
+                if is_done:
+                    _patiently(os.unlink, self.claim(name))
+                else:
+                    _patiently(os.replace, self.claim(name), self.path(name))
 
-    def delete(self, events: Iterable[str]) -> None:
-        """Delete events that this process has claimed."""
-        for name in events:
-            _unlink(self.path(_claim_name(name)))
-
-    def clear(self, pattern: str = _WAITS) -> None:
-        """Delete what waits, or what matches. Raises OSError if something stays."""
+    def clear(self, pattern: str = _OURS) -> None:
+        """Delete what is here of ours, or what matches. Raises OSError if something stays."""
         for _ in range(10):  # because others rename meanwhile
             names = self.names(pattern)
             if not names:
@@ -1146,47 +964,42 @@ class _Outbox:
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def state(self, name: str) -> _State:
-        """The hold, pause or rest that is stored, with an empty `why` if it is over. One that would last
-        longer than its kind allows is, because the clock was set back; a hold is not in the run that showed
-        the notice."""
-        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-            record = _read_json(self.path(name + ".state"))
+        """The hold, pause or rest that is stored, with an empty `why` if it is over: also one that would last
+        longer than its kind may, because the clock was set back. In the run of the notice a hold never is."""
+        with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            record = json.loads(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
-            longest = _REASONS[why][1] + 1  # second, because sums are rounded
-            began, left = until - longest, until - time.time()
-            is_this_run = why == "notice" and record["process"] == os.getpid() and began + 1 >= _PROCESS_START
-            is_on = left <= longest and (left > 0 or is_this_run)
+            left, is_this_run = until - time.time(), why == "notice" and record["process"] == _token()
+            is_on = left <= _REASONS[why][1] + 1 and (left > 0 or is_this_run)  # 1, because sums are rounded
             return _State(why if is_on else "", until, failures)
         return _State()
 
     def obstacle(self, to: _Destination) -> _State:
-        """What keeps the events of a destination here; an empty state for nothing."""
-        hold, other = _State() if to.at_once else self.state("hold"), self.state(to.key)
-        is_passed = to.at_once and other.why == "delivered"
-        return hold if hold.why else _State() if is_passed else other
+        """What keeps a destination's events here; an empty state for nothing. A rest keeps less than 25."""
+        for state in map(self.state, [to.key] if to.at_once else ["hold", to.key]):
+            is_over = state.why == "delivered" and (to.at_once or len(self.waiting(to)) >= _MAX_BATCH)
+            if state.why and not is_over:
+                return state
+        return _State()
 
     def begin(self, name: str, why: str, seconds: float, failures: int = 0) -> None:
         """Store that nothing is tried from now on. Raises OSError."""
-        record = {"why": why, "until": time.time() + seconds, "failures": failures, "process": os.getpid()}
+        record = {"why": why, "until": time.time() + seconds, "failures": failures, "process": _token()}
         _make_folder(self._folder)
         _store(self.path(name + ".state"), json.dumps(record).encode())
 
-    def rest(self, to: _Destination) -> None:
-        """After a delivery begin a rest, where the destination knows one; the failures are forgotten."""
-        with suppress(OSError):
-            if to.at_once:
-                os.unlink(self.path(to.key + ".state"))
-            else:
-                self.begin(to.key, "delivered", _MINUTE)
-
-    def pause(self, to: _Destination, asked: float, is_fair: bool) -> None:
-        """Begin a pause of 10 minutes, doubled with each failure in a row, or of `asked` seconds if not 0; of
-        a minute, which counts as no failure, for a request that had no fair chance."""
-        why, _, failures = self.state(to.key)
-        seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
-        if asked or why not in ("failed", "cut"):  # else another process failed with us: that is one failure
-            with suppress(OSError):
-                self.begin(to.key, *("failed", seconds, failures + 1) if is_fair else ("cut", _MINUTE, failures))
+    def conclude(self, to: _Destination, why: str, asked: float) -> None:
+        """Begin what follows a request: a rest, where the destination knows one; a pause of 10 minutes,
+        doubled with each failure in a row, or of `asked` seconds if not 0; for a request that was cut, one of
+        a minute, which counts as no failure. Raises OSError."""
+        failures = self.state(to.key).failures
+        if why == "failed":
+            seconds = asked or min(_FIRST_PAUSE * 2 ** min(failures, 8), _LAST_PAUSE)
+            self.begin(to.key, why, seconds, failures + 1)
+        elif why == "delivered" and to.at_once:
+            _unlink(self.path(to.key + ".state"))
+        else:
+            self.begin(to.key, why, _MINUTE, failures if why == "cut" else 0)
 
 
 # === Sender: how does it leave? ===
@@ -1283,17 +1096,16 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
 
 
 class _Sender:
-    """Sends what waits on one daemon thread of a process: claim, post, settle, until nothing may be sent. The
-    thread and the exit share one value, the request that is on its way: either of them settles it, once."""
+    """Sends what waits on one daemon thread of a process. The thread and the exit share one value, the
+    request that is on its way: either of them settles it, once."""
 
     def __init__(self, outbox: _Outbox, look: Callable[[], _Destination | None]) -> None:
         self.outbox, self._look = outbox, look  # `look` tells where the user lets events go now
         self._lock = threading.RLock()   # guards what follows; reentrant, because signal handlers may record
-        self._ended: threading.Event | None = None  # of the thread that runs: set when it is over
+        self._thread: threading.Thread | None = None  # that runs, or is about to
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
         self._lost = False               # one of them was refused, or could not be written
-        self._flushes = 0                # calls of `flush` under way: they pass over a rest
         self._leave_by = float("inf")    # when the exit stops waiting
         self.loading = _fork_lock()      # held while the network code loads
 
@@ -1309,128 +1121,102 @@ class _Sender:
                 self._own, self._lost = set(), True
             self._own.add(name)
 
-    def destination(self, to: _Destination | None) -> _Destination | None:
-        """Where something may go now, of `to`, where the user lets it go: the one answer that all ask for."""
-        why = self.outbox.obstacle(to).why if to else "no"
-        is_over = why == "delivered" and to and (self._flushes or len(self.outbox.waiting(to)) >= _MAX_BATCH)
-        return to if not why or is_over else None
-
-    def start(self) -> None:
-        """See to it that the thread runs. Without one to be had, what waits is left to the next run."""
+    def start(self) -> bool:
+        """See to it that the thread runs: whether it does. Else what waits is left to the next run."""
         with self._lock:
-            if self._ended or self._leave_by < float("inf") or not _can_start():
-                return
-            self._ended = ended = threading.Event()
-            try:
-                threading.Thread(None, self._run, "telemetry", (ended,), daemon=True).start()
-            except RuntimeError:
-                self._ended = None
+            if not self._thread and self._leave_by == float("inf") and _can_start():
+                self._thread = threading.Thread(None, self._run, "telemetry", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:
+                    self._thread = None
+            return self._thread is not None
 
-    def _run(self, ended: threading.Event) -> None:
-        """The thread. It loads first, because an exit that came in the middle would leave a claim behind."""
+    def _run(self) -> None:
+        """The thread: claim, post, settle, until nothing may be sent or a request fails, which the host never
+        sees. It loads first, because an exit that came in the middle would leave a claim behind."""
         with self.loading:
-            is_ready = _quietly(_load_network_code, False)
-        while is_ready and _quietly(self._send, False):
-            pass  # what goes wrong here is not for the host's eyes
-        with self._lock:
-            if self._ended is ended:  # else another thread has begun
-                self._ended = None
-        ended.set()
+            goes_on = _quietly(_load_network_code, False)
+        while True:
+            with self._lock:  # the look for events and the end are one step, so that none falls between
+                request = _quietly(self._claim, None) if goes_on else None
+                if not request:
+                    self._thread = None
+                    return
+                self._on_its_way = request
+            post = partial(_post, request.to, [*request.events.values()], partial(self._is_allowed, request),
+                           request.began + _REQUEST_SECONDS)
+            goes_on = _quietly(partial(self._settle, request, _quietly(post, _NO_ANSWER)), False)
 
-    def _send(self) -> bool:
-        """Claim, post and settle up to 25 events. Returns False when the thread has to end: that is decided in
-        one step with the look for events, so that none falls between."""
-        with self._lock:
-            to, left, events = self.destination(self._look()), self._leave_by - _Clock.now(), {}
-            if to and left >= _FAIR_SECONDS:
-                self.outbox.tidy(to.client_id)
-                # The exit waits for events of this run only.
-                if left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to)):
-                    events = self.outbox.take(to, self._own)
-            if not events:
-                self._ended = None
-                return False
-            request: Any = _Request(to, events, _Clock.now())
-            self._on_its_way = request
-        post = partial(_post, request.to, [*events.values()], partial(self._may_post, request),
-                       request.began + _REQUEST_SECONDS)
-        return self._settle(request, _quietly(post, _NO_ANSWER))
-
-    def _may_post(self, request: Any) -> bool:
-        """Whether a request about to go still may: a rest that began meanwhile does not stop it."""
-        return (_Clock.now() < min(request.began + _REQUEST_SECONDS, self._leave_by)
-                and self._on_its_way is request and self._is_allowed(request))
+    def _claim(self) -> Any:
+        """A request that may be sent now, or None; at the exit, only one with events of this run."""
+        to, left = self._look(), self._leave_by - _Clock.now()
+        if not to or self.outbox.obstacle(to).why or left < _FAIR_SECONDS:
+            return None
+        self.outbox.tidy(to.client_id)
+        is_wanted = left == float("inf") or not self._own.isdisjoint(self.outbox.waiting(to))
+        events = self.outbox.take(to, self._own) if is_wanted else {}
+        return _Request(to, events, _Clock.now()) if events else None
 
     def _is_allowed(self, request: Any) -> bool:
-        """Whether no user, hold or pause says no meanwhile, and no other process has taken an event over."""
-        if self._look() != request.to:  # first, because it tells where no file can be opened
-            return False
-        is_whole = set(map(_claim_name, request.events)).issubset(self.outbox.names(_CLAIM))
-        return is_whole and self.outbox.obstacle(request.to).why in ("", "delivered")
+        """Whether a request may still be sent: it was not settled, no user, hold or pause says no meanwhile,
+        and no other process has taken an event over. A rest that began meanwhile does not stop it."""
+        return (self._on_its_way is request and self._look() == request.to
+                and all(os.path.exists(self.outbox.claim(name)) for name in request.events)
+                and self.outbox.obstacle(request.to).why in ("", "delivered"))
 
-    def _settle(self, request: Any, answer: tuple[int, float], is_fair: bool = True) -> bool:
+    def _settle(self, request: Any, answer: tuple[int, float]) -> bool:
         """Delete or keep the events of a request, once, by its answer: whether that delivered them."""
         status, asked = answer
-        is_delivered = 200 <= status < 300
+        why = "delivered" if 200 <= status < 300 else "cut" if answer is _CUT else "failed"
         is_refused = 400 <= status < 500 and status not in _KEPT_4XX
+        is_done = is_refused or why == "delivered"
         with self._lock:
             if self._on_its_way is not request:
                 return False
-            self._on_its_way = None
-            is_allowed = self._is_allowed(request)
-            if is_allowed and not is_delivered:
-                self.outbox.pause(request.to, asked, is_fair)
-            if is_delivered or is_refused:
-                self._lost = self._lost or is_refused and not self._own.isdisjoint(request.events)
-                self.outbox.delete(request.events)
-                self._own.difference_update(request.events)
-            else:
-                self.outbox.give_back(request.events)
-            if is_delivered and is_allowed:
-                self.outbox.rest(request.to)
-        return is_delivered
+            is_allowed, self._on_its_way = self._is_allowed(request), None
+            self._lost |= is_refused and not self._own.isdisjoint(request.events)
+            self._own.difference_update(request.events if is_done else ())
+            self.outbox.release(request.events, is_done)
+            if is_allowed:
+                self.outbox.conclude(request.to, why, asked)
+        return why == "delivered"
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
         deadline = _Clock.now() + timeout
-        with self._lock:
-            self._flushes += 1
-        try:
-            while self._own:
-                to, left = self.destination(self._look()), deadline - _Clock.now()
-                with self._lock:  # what is gone some process delivered, if it may, of the user's present ID
-                    gone = self._own - self.outbox.present()
-                    self._own -= gone
-                    self._lost = self._lost or any(not to or name[17:25] != to.client_id[:8] for name in gone)
-                if not to or left <= 0:
-                    break
-                self.outbox.tidy(to.client_id)  # another process may have died with an event of ours
-                if self.outbox.waiting(to):
-                    self.start()
-                    if not (self._ended or _can_start()):
-                        break
-                threading.Event().wait(min(left, 0.01))
-        finally:
-            with self._lock:  # so that who settles has come to the end
-                self._flushes -= 1
-        return not (self._own or self._lost)
+        while self._own:
+            with self._lock:
+                to = self._look()
+                why = self.outbox.obstacle(to).why if to else "no"
+                is_open = why in ("", "delivered")
+                gone = self._own - self.outbox.present()  # delivered, if it may be, for the user's present ID
+                self._own -= gone
+                self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
+                if to and why == "delivered" and self._own:  # a flush ends a rest
+                    _unlink(self.outbox.path(to.key + ".state"))
+            if not is_open or _Clock.now() >= deadline or not self.start():  # takes over what the dead left
+                break
+            threading.Event().wait(0.01)
+        with self._lock:  # so that who settles has come to the end
+            return not (self._own or self._lost)
 
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, then settle what is still on its way."""
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
-                self._leave_by, ended = _Clock.now() + wait, self._ended
-            left = wait
-            while ended and not ended.is_set() and (self._own or self._on_its_way) and left > 0:
-                ended.wait(min(left, 0.05))  # in slices, because Windows lets no Ctrl-C through a wait
-                left = self._leave_by - _Clock.now()
-        self._leave_by = min(self._leave_by, _Clock.now())
+                self._leave_by = _Clock.now() + wait
+            while ((thread := self._thread) and (self._own or self._on_its_way)
+                   and _Clock.now() < self._leave_by):
+                thread.join(0.01)  # in slices, because Windows lets no Ctrl-C through a wait
+        self._leave_by = 0.0  # from here on no request begins
         with suppress(KeyboardInterrupt, SystemExit, OSError), self._lock:  # held until all is settled
             request = self._on_its_way
             if request:
-                self._settle(request, _NO_ANSWER, _Clock.now() - request.began >= _FAIR_SECONDS)
-            if self._own:
-                self.outbox.trim()  # the last of many processes leaves no more than may wait
+                self._settle(request, _NO_ANSWER if _Clock.now() - request.began >= _FAIR_SECONDS else _CUT)
+            to = self._look() if self._own else None
+            if to:
+                self.outbox.tidy(to.client_id)  # the last of many processes leaves no more than may wait
 
 
 # === Telemetry: what the tool calls ===
@@ -1438,8 +1224,8 @@ class _Sender:
 # All that is looked at before anything is recorded or sent: `is_due` is whether the notice has to be shown,
 # `way` where the user lets events go now, None for nowhere.
 _Situation = namedtuple("_Situation", "refusal debug config to is_due way",
-                        defaults=(_MISSING, _Destination("nobody", problem="it is off"), False, None))
-_CAPTURED = _Situation("", False, _Config("", True, True, "nobody"))  # in the tests of a host
+                        defaults=(_MISSING, None, False, None))
+_CAPTURED = _Situation("", False, _Config("", _NEW, True, True, "nobody"))  # in the tests of a host
 
 
 def _say(name: str, text: str) -> bool:
@@ -1451,29 +1237,29 @@ def _say(name: str, text: str) -> bool:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         if not "┌".encode(encoding, "ignore"):  # the frame of the notice
             plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
-        data, written = plain.encode(encoding, "replace"), 0
+        data = plain.encode(encoding, "replace")
         if type(stream) is not TextIOWrapper:
             count = stream.write(data.decode(encoding))
             getattr(stream, "flush", bool)()
             return type(count) is not int or not 0 < count < len(plain)  # 0 says what a display holds back
         stream.flush()
-        whole: Any = stream.buffer  # what stays in it after an error fails again when the interpreter ends,
-        raw = getattr(whole, "raw", whole)  # and changes the exit code
-        while written < len(data):
-            more = raw.write(data[written:])
-            if not more:  # it is full, and does not block
+        # Past the buffer: what stays in it after an error fails again at the exit, and changes its code.
+        raw: Any = getattr(stream.buffer, "raw", stream.buffer)
+        while data:
+            count = raw.write(data)
+            if not count:  # it is full, and does not block
                 return False
-            written += more
+            data = data[count:]
         return True
     return bool(_quietly(write, False))  # it may be closed, or the host's own object
 
 
 def _is_terminal() -> bool:
-    """Whether standard error is a terminal, or a display in its place that does not know that it is one. For
-    Windows NUL is one, too, but has no size, which raises."""
+    """Whether standard error is a terminal, or a display in its place that does not know that it is one."""
     def found() -> bool:
-        is_terminal = sys.stderr.isatty() is True or os.isatty(sys.stderr.fileno())
-        return is_terminal and (os.name != "nt" or bool(os.get_terminal_size(sys.stderr.fileno())))
+        if os.name == "nt":  # for which NUL is one, too, but has no size, which raises
+            os.get_terminal_size(sys.stderr.fileno())
+        return sys.stderr.isatty() is True or os.isatty(sys.stderr.fileno())
     return bool(_quietly(found, False))
 
 
@@ -1505,49 +1291,36 @@ def _look(product: Product, path: str, ci: bool, agent: str, project_says_no: Ca
     return _Situation(refusal, debug, config, to, is_due, None if is_shut else to)
 
 
-def _introduce(product: Product, path: str, seen: _Situation, outbox: _Outbox) -> bool:
-    """Make the config file and show the notice where they are due: whether events may be recorded then. Who
-    does not get the lock lets the other process show it. On failure nothing is left."""
-    def show(before: dict[str, Any]) -> None:
-        if before.get("hasShownTelemetryNotice") is not True:  # else another process has just shown it
-            outbox.begin("hold", "notice", _MINUTE)  # before the mark: processes beside us keep it, too
-            if not _say("stderr", _notice(product)):
-                raise OSError("nobody was told")
+def _explain(seen: _Situation, line: str) -> None:
+    """Say something in debug mode."""
+    if seen.debug:
+        _say("stderr", f"[telemetry] {line}\n")
 
-    is_shown, is_new = seen.is_due and _is_terminal(), False
-    try:
-        is_new = seen.config is _MISSING and _create_config(path, True)
-        if is_shown:
-            _edit(path, lambda document: document.update(hasShownTelemetryNotice=True), 0.0, show)
-        elif not _read_config(path).client_id:
-            _edit(path, bool, 0.1)
-    except _Busy:
-        pass
-    except (OSError, ValueError):
-        if is_shown:
-            with suppress(OSError):
-                outbox.clear("hold[.]state")
-                if is_new:
-                    os.unlink(os.path.realpath(path))
-                    os.rmdir(os.path.dirname(path))
-        return bool(not is_shown or seen.to.at_once)
-    return True
+
+def _shown(to: _Destination, event: dict[str, Any]) -> str:
+    """The request that debug mode shows; without a config file it has an ID that is kept nowhere."""
+    import uuid
+    to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
+    url, headers, body = _request(to, [event])
+    first = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {_masked(url)}"
+    return "\n".join(["debug mode, nothing is sent", first, *map(": ".join, headers.items()), "",
+                      body.decode()])
 
 
 def _never_raises(default: object) -> Callable[[T], T]:
-    """Let a method of `Telemetry` return the default where it would raise; debug mode shows the error, and
-    where the host's tests capture events it goes on."""
+    """Let a method of `Telemetry` or `_Command` return the default where it would raise; debug mode shows the
+    error, and where the host's tests capture events it goes on."""
     def decorate(method: Any) -> Any:
         @wraps(method)
-        def guarded(self: Telemetry, /, *args: Any, **params: Any) -> Any:
+        def guarded(self: Any, /, *args: Any, **params: Any) -> Any:
+            telemetry = getattr(self, "_telemetry", self)
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
-                if self._captured is not None:
+                if telemetry._captured is not None:
                     raise
                 kind = error.__class__  # no call, because the stack may be full, and the error holds objects
-            if _quietly(lambda: self._look().debug, False):
-                self._explain(f"unexpected {kind.__name__}")
+            _quietly(lambda: _explain(telemetry._look(), f"unexpected {kind.__name__}"), None)
             return default
         return guarded
     return decorate
@@ -1556,10 +1329,10 @@ def _never_raises(default: object) -> Callable[[T], T]:
 class _Command:
     """What `Telemetry.command` returns."""
 
-    def __init__(self, telemetry: Telemetry, name: object, flags: Any, params: dict[str, object]) -> None:
-        self._telemetry, self._began, self._failed = telemetry, _Clock.now(), ""
-        self._flags, self._params = flags, {"command": name, **params}
-        telemetry._check("command_executed", self._params)
+    def __init__(self, telemetry: Telemetry, flags: Any, params: dict[str, object]) -> None:
+        self._telemetry, self._flags, self._params = telemetry, flags, params
+        self._began, self._failed = _Clock.now(), ""
+        telemetry._check("command_executed", params)
 
     def update(self, /, **params: object) -> None:
         """Add what is known only later."""
@@ -1572,21 +1345,31 @@ class _Command:
         self._failed = _plain(error) if _plain(error) in ERROR_TYPES else error_type(error)
 
     def __enter__(self) -> _Command:
-        self._telemetry._begin()
+        self._telemetry._wake()  # it loads the network code and sends what waits, beside the tool's work
         self._began = _Clock.now()
         return self
 
+    @_never_raises(None)
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        category = self._failed
-        if error is not None and not (_quietly(lambda: _is_exit(error), False)):
-            category = error_type(error)
-        elif error is not None and not category:
-            code = _quietly(lambda: getattr(error, "exit_code", getattr(error, "code", 1)), 1)
-            is_success = code is None or issubclass(type(code), int) and code == 0
-            category = "" if is_success else error_type(error)
+        """Record the command, and the category of the error that ended it or that `fail` told."""
         spent = round((_Clock.now() - self._began) * 1000)
-        params = {"duration": spent, "success": True, "flags": self._flags}
-        self._telemetry._record_command({**params, **self._params}, category)
+        telemetry, passed = self._telemetry, self._params
+        is_exit = error is None or _is_exit(error)
+        code = _quietly(lambda: getattr(error, "exit_code", getattr(error, "code", None)), 1)
+        is_success = code is None or issubclass(type(code), int) and code == 0
+        category = self._failed if is_exit and (self._failed or is_success) else error_type(error)
+        if category:
+            passed.pop("success", None)  # which ours, a no, replaces
+        seen = telemetry._record("command_executed", passed, duration=spent, flags=self._flags,
+                                 success=not category)
+        if category and "error_occurred" in telemetry._product.events:
+            seen = telemetry._record("error_occurred", {}, command=passed["command"], error_type=category)
+        telemetry._is_interrupted = category == "interrupted"
+        if not telemetry._is_interrupted:
+            telemetry._wake(seen)
+        else:
+            with telemetry._sender().loading:
+                pass  # what loads makes CPython forget that Ctrl-C ended the main module
 
 
 class Telemetry:
@@ -1601,22 +1384,24 @@ class Telemetry:
     def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
                  project: Mapping[str, object] | None = None, exit_wait: int | float = 1.0,
                  captured: list[dict[str, Any]] | None = None) -> None:
-        self._product, self._project, self._captured = product, project, captured
-        self._exit_wait = float(_quietly(lambda: _number(exit_wait), None) or 0)
-        text = _plain(version)
-        self._version = text if re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", text) else "unknown"
-        self._user_agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        self._product, self._captured = product, captured
+        self._is_closed = self._is_interrupted = False
+        self._exit_wait = float(_quietly(lambda: _number(exit_wait), 0))
+        is_fine = re.fullmatch("[A-Za-z0-9.+!_-]{1,64}", _plain(version))
+        self._version = _plain(version) if is_fine else "unknown"
         self._path, self._ci, self._agent = _config_path(product), is_ci(), _agent()
         self._outbox = _Outbox(self._path and os.path.join(os.path.dirname(self._path), "outbox"))
-        self._project_no: bool | None = None  # the project's answer, once it was looked for
-        self._is_closed = self._is_interrupted = False
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
+        user_agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
+        asked_once = lru_cache(None)(partial(_project_says_no, product, project))
+        self._look: Callable[..., _Situation] = lambda: _CAPTURED
+        if captured is None:
+            self._look = partial(_look, product, self._path, self._ci, user_agent, asked_once)
 
     @property
-    @_never_raises(False)
     def enabled(self) -> bool:
         """Whether telemetry is on."""
-        return not self._look().refusal
+        return self.reason == _ON
 
     @property
     @_never_raises("unknown")
@@ -1634,7 +1419,7 @@ class Telemetry:
     def command(self, name: str = "", /, flags: Iterable[str] = (), **params: object) -> _Command:
         """A context manager that times its block and records `command_executed`, and `error_occurred` if it
         failed. Its `update(**params)` adds what is known only later, `fail(error)` says that it failed."""
-        return _Command(self, _plain(name) or params.pop("name", ""), flags, params)
+        return _Command(self, flags, {"command": _plain(name) or params.pop("name", ""), **params})
 
     @_never_raises(False)
     def flush(self, timeout: int | float = 1.0) -> bool:
@@ -1650,18 +1435,6 @@ class Telemetry:
         self._sender().leave(max(0.0, began + float(timeout) - _Clock.now()))  # a request may be under way
         return is_delivered
 
-    def _project_says_no(self) -> bool:
-        """The project's answer, looked for once: what the host parsed, else a file in the working folder."""
-        if self._project_no is None:
-            files = self._product.project_files if self._project is None else ()
-            self._project_no = _says_no(self._project) or any(
-                _file_says_no(file, self._product.command) for file in files)
-        return self._project_no
-
-    def _look(self, at_all: bool = False) -> _Situation:
-        return _CAPTURED if self._captured is not None else _look(self._product, self._path, self._ci, self._user_agent, self._project_says_no,
-                                                                  at_all)
-
     def _sender(self) -> _Sender:
         """This process's sender."""
         process = os.getpid()
@@ -1671,107 +1444,84 @@ class Telemetry:
             atexit.register(self._at_exit)
         return self._senders[process]
 
-    def _check(self, event: str, params: Mapping[str, object]) -> None:
-        """Where events are captured, raise ValueError for what the table does not declare."""
-        declared = self._product.events.get(event)
-        if self._captured is not None and not (declared is not None and declared.keys() >= params.keys()):
-            names = [name for name in params if name not in (declared or ())]
-            raise ValueError(f"{self._product.command} declares no event {event!r}" if declared is None
-                             else f"event {event!r} declares no parameter {', '.join(names)}")
-
-    def _record(self, event: str, params: Mapping[str, object]) -> Any:
-        """Check and shape an event, and deliver it: to the outbox, to a test, or in debug mode to the eye. The
-        destination for which it waits then, else None."""
-        declared, seen = self._product.events.get(event), self._look()
-        if declared is not None and not self._is_closed:
-            seen = self._introduced(seen)
-        explain = self._explain if seen.debug else lambda line: None
-        if seen.refusal or self._is_closed:
-            self._discard(seen)
-            explain(f"telemetry is off: {seen.refusal or 'closed'}")
-        elif declared is None:
-            explain(f"dropped an event: {ascii(event)[:60]} is not declared")
-        else:
-            kept, dropped = _checked(declared, params)
-            for line in dropped:
-                explain(f"dropped a parameter of {event}: {line}")
-            shaped = _event(event, kept, declared, self._version, self._ci, self._agent)
-            if self._captured is not None:
-                self._captured.append(shaped)
-            elif seen.debug:
-                self._explain_request(seen.to, shaped)
-            elif not seen.to.problem:  # else there is nobody to send it to
-                self._sender().record(seen.to, shaped)
-                return seen.to
-        return None
-
-    def _introduced(self, seen: _Situation) -> _Situation:
-        """The situation after the config file was made and the notice was shown, if they were due."""
-        if seen.refusal or seen.debug or seen.config.client_id and not seen.is_due:
-            return seen
-        is_told = _introduce(self._product, self._path, seen, self._outbox)
-        seen = self._look()
-        no_place = "" if seen.config.client_id else f"no place for {self._path}"
-        return seen._replace(refusal=seen.refusal or (no_place if is_told else _UNTOLD))
-
-    def _discard(self, seen: _Situation) -> None:
-        """Delete what waits if the config file says no: another program may have written that."""
-        if seen.refusal == self._path and not seen.config.problem:
-            with suppress(OSError):
-                self._outbox.clear()
-
-    def _wake(self, to: _Destination | None) -> None:
-        """See to it that the thread runs where something may go to this destination now."""
-        if to and self._sender().destination(to):
-            self._sender().start()
-
-    @_never_raises(None)
-    def _begin(self) -> None:
-        """At a command's begin, start the thread: it loads the network code and sends what waits."""
-        if not self._is_closed:
-            seen = self._look()
-            self._discard(seen)
-            self._wake(seen.way)
-
-    @_never_raises(None)
-    def _record_command(self, params: dict[str, object], category: str) -> None:
-        """Record a command that ended and the category of the error that ended it, each as far as the table
-        declares it. Who pressed Ctrl-C does not want to wait."""
-        events = self._product.events
-        declared, failed = events.get("command_executed", {}), events.get("error_occurred", {})
-        self._is_interrupted = category == "interrupted"
-        if category and "success" in declared:
-            params["success"] = False
-        added = {"flags", "duration", "success"}.difference(declared)
-        to = self._record("command_executed", {name: params[name] for name in params if name not in added})
-        if category and failed:
-            error = {"command": params["command"], "error_type": category}
-            to = self._record("error_occurred", {name: error[name] for name in error if name in failed}) or to
-        if not self._is_interrupted:
-            self._wake(to)
-        else:
-            with self._sender().loading:  # what loads makes CPython forget that Ctrl-C ended the main module
-                pass
-
     @_never_raises(None)
     def _at_exit(self) -> None:
-        """Wait for this run's events, but not after Ctrl-C."""
+        """Wait for this run's events, but not after Ctrl-C. A child that only inherits this has no sender."""
         sender = self._senders.get(os.getpid())
         if sender:
             sender.leave(0.0 if self._is_interrupted else self._exit_wait)
 
-    def _explain(self, line: str) -> None:
-        _say("stderr", f"[telemetry] {line}\n")
+    @_never_raises(None)
+    def _wake(self, seen: _Situation | None = None) -> None:
+        """See to it that the thread runs where something may go now. What waits is deleted where the config
+        file says no: another program may have written that."""
+        seen = seen or self._look()
+        if seen.refusal == self._path and not seen.config.problem:
+            with suppress(OSError):
+                self._outbox.clear()
+        elif seen.way and not self._outbox.obstacle(seen.way).why:
+            self._sender().start()
 
-    def _explain_request(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Debug mode's way to deliver: show the request on standard error. Without a config file it shows an
-        ID that is kept nowhere."""
-        import uuid
-        to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
-        url, headers, body = _request(to, [event])
-        problem = to.problem and f"no destination, nothing would be sent: {to.problem}"
-        self._explain("\n".join(["debug mode, nothing is sent", problem or f"POST {_masked(url)}",
-                                 *map(": ".join, headers.items()), "", body.decode()]))
+    def _check(self, event: str, params: Mapping[str, object]) -> None:
+        """In the tests of a host, raise ValueError for what the table does not declare."""
+        declared = self._product.events.get(event)
+        unknown = [f"{event}.{name}" for name in params if name not in (declared or ())]
+        if self._captured is not None and (unknown or declared is None):
+            raise ValueError(f"{self._product.command} does not declare {', '.join(unknown) or repr(event)}")
+
+    def _record(self, event: str, params: Mapping[str, object], **added: object) -> _Situation:
+        """Check and shape an event, and deliver it: to the outbox, to a test, or in debug mode to the eye.
+        Returns the situation then. What we `added` is left out where it is not declared."""
+        declared, seen = self._product.events.get(event), self._look()
+        if seen.refusal or self._is_closed:
+            _explain(seen, f"telemetry is off: {seen.refusal or 'closed'}")
+            return seen
+        if declared is None:
+            _explain(seen, f"dropped an event: {ascii(event)[:60]} is not declared")
+            return seen._replace(way=None)  # nothing is recorded, so no thread is needed
+        if not seen.debug and (seen.is_due or not seen.config.client_id):
+            seen = self._introduced(seen)
+        declared_additions = {name: added[name] for name in added if name in declared}
+        kept, dropped = _checked(declared, {**declared_additions, **params})
+        for line in dropped:
+            _explain(seen, f"dropped a parameter of {event}: {line}")
+        shaped = _event(event, kept, declared, self._version, self._ci, self._agent)
+        if self._captured is not None:
+            self._captured.append(shaped)
+        elif seen.debug:
+            _explain(seen, _shown(seen.to, shaped))
+        elif seen.config.client_id and not (seen.refusal or seen.to.problem):  # else it may go nowhere
+            self._sender().record(seen.to, shaped)
+        return seen
+
+    def _introduced(self, seen: _Situation) -> _Situation:
+        """The situation after the config file was made and the notice was shown, where they are due. Who does
+        not get the lock lets the other process show it, and records. On failure nothing is left."""
+        def show(before: _Config) -> None:
+            if not before.notice_shown:  # else another process has just shown it
+                self._outbox.begin("hold", "notice", _MINUTE)  # before the mark: others keep it, too
+                if not _say("stderr", _notice(self._product)):
+                    raise OSError("nobody was told")
+
+        path, is_shown, is_new = self._path, seen.is_due and _is_terminal(), False
+        try:
+            is_new = seen.config is _MISSING and _create_config(path)
+            if not _read_config(path).client_id:
+                _edit(path, {}, 0.1)  # which gives it one
+            if is_shown:
+                _edit(path, {"hasShownTelemetryNotice": True}, 0.0, show)
+        except (BlockingIOError, FileNotFoundError):  # the latter when another process broke our lock
+            pass
+        except (OSError, ValueError):
+            if is_shown:
+                with suppress(OSError):
+                    self._outbox.clear("hold[.]state")
+                    if is_new and _read_config(path).enabled:  # else somebody said no meanwhile
+                        os.unlink(os.path.realpath(path))
+                        os.rmdir(os.path.dirname(path))
+                if not seen.to.at_once:
+                    return seen._replace(refusal=_UNTOLD)
+        return self._look()
 
 
 # === Command line: what the user calls ===
@@ -1789,51 +1539,30 @@ status    show whether telemetry is on, who decided, and what is collected
 enable    switch it on for this user
 disable   switch it off for this user, and delete what waits
 """
+# The variables that count, after the product's prefix or without it, and the effect of each.
+_VARIABLES = MappingProxyType({
+    "DO_NOT_TRACK": "turns telemetry off", "{}_DISABLED": "turns telemetry off",
+    "{}_DEBUG": "shows requests instead of sending them", "{}_ENDPOINT": "sets the destination, if not empty",
+    "{}_ID": "goes to _ENDPOINT's destination; no effect without it",
+    "{}_API_SECRET": "goes to _ENDPOINT's destination; no effect without it",
+    "PYTEST_VERSION": "turns telemetry off, unless an endpoint or debug mode is set"})
 
 
 def _kind_text(kind: Kind) -> str:
     """A kind with the words that it lets through."""
     if isinstance(kind, Mapping):
         return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
-    if isinstance(kind, str):
-        return kind
-    return f"{'several' if isinstance(kind, _Several) else 'choice'}: {', '.join(kind)}"
+    name = "several" if isinstance(kind, _Several) else "choice"
+    return kind if isinstance(kind, str) else f"{name}: {', '.join(kind)}"
 
 
-def _variables(product: Product, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of ours that are set, and the effect of each."""
-    prefix = product.env_prefix
-    texts = [f"{prefix}_ENDPOINT", f"{prefix}_ID", f"{prefix}_API_SECRET"]
-    has_endpoint = environ.get(texts[0], "").strip()
-    effect = "sets the destination" if has_endpoint else f"no effect without {texts[0]}"
-    effects = {"DO_NOT_TRACK": "turns telemetry off", f"{prefix}_DISABLED": "turns telemetry off",
-               f"{prefix}_DEBUG": "shows requests instead of sending them", **dict.fromkeys(texts, effect)}
-    if _variable_refusal(product, environ) == "PYTEST_VERSION":
-        effects["PYTEST_VERSION"] = "turns telemetry off: a test-suite is not usage"
-    none = "no effect (empty, or a word for no)"
-    return {name: effects[name] if _is_set(environ, name) or name in texts and environ[name].strip() else none
-            for name in effects if name in environ}
-
-
-def _waiting(outbox: _Outbox, seen: _Situation) -> dict[str, Any]:
-    """What waits in the outbox, and what keeps it there."""
-    names: list[str] = []
-    with suppress(OSError):
-        mine = (seen.config.client_id or "none")[:8]
-        names = sorted(name for name in outbox.present() if name[17:25] == mine)
-    state = outbox.obstacle(seen.to)
-    return {"events": len(names), "since": _time_text(int(names[0][:16]) / 1e6) if names else None,
-            "folder": outbox.path().rstrip(os.sep), "kept_by": _REASONS[state.why][0] if state.why else None,
-            "until": _time_text(state.until) if state.why else None}
-
-
-def _status(product: Product, project: Mapping[str, object] | None,
-            environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Everything that `status` shows, as JSON types. Reads only."""
-    telemetry = Telemetry(product, project=project)
-    seen = telemetry._look(at_all=True)
-    config, to = seen.config, seen.to
-    in_project = [f"telemetry: {{ enabled: false }} in {file}" for file in product.project_files[:1]]
+    product, seen, outbox = telemetry._product, telemetry._look(at_all=True), telemetry._outbox
+    config, to, state = seen.config, seen.to, outbox.obstacle(seen.to)
+    events: list[str] = _quietly(lambda: sorted(name for name in outbox.present()
+                                                if name[17:25] == config.client_id[:8]), [])
+    variables = {name.format(product.env_prefix): effect for name, effect in _VARIABLES.items()}
     return {
         "enabled": not seen.refusal, "reason": seen.refusal or _ON,
         "notice": "never shown" if product.opt_in else "still due" if seen.is_due else
@@ -1844,67 +1573,64 @@ def _status(product: Product, project: Mapping[str, object] | None,
                         else f"damaged: {config.problem}" if config.problem else "exists"},
         "destination": {"endpoint": "" if to.problem else _masked(to.endpoint), "source": to.source,
                         "measurement_id": "" if to.problem else to.measurement_id, "problem": to.problem},
-        "waiting": _waiting(telemetry._outbox, seen),
-        "environment": _variables(product, environ),
+        "waiting": {"events": len(events), "folder": outbox.path().rstrip(os.sep),
+                    "since": _time_text(int(events[0][:16]) / 1e6) if events else None,
+                    "kept_by": _REASONS[state.why][0] if state.why else None,
+                    "until": _time_text(state.until) if state.why else None},
+        "environment": {name: effect if _is_set(environ, name) or name.endswith("_ENDPOINT")
+                        else "no effect (empty, or a word for no)"
+                        for name, effect in variables.items() if name in environ},
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
                       for event, params in product.events.items()},
         "collected_with_every_event": dict(_COMMON_PARAMS), "kinds": dict(KINDS),
         "never_collected": list(NEVER_COLLECTED),
-        "turn_off": [product.opt_out, f"{product.env_prefix}_DISABLED=1", "DO_NOT_TRACK=1", *in_project],
-    }
+        "turn_off": [product.opt_out, f"{product.env_prefix}_DISABLED=1", "DO_NOT_TRACK=1",
+                     *(f"telemetry: {{ enabled: false }} in {file}" for file in product.project_files[:1])]}
 
 
 def _status_lines(status: dict[str, Any]) -> Iterator[str]:
     """The status for people: 80 columns and ASCII, but for paths and URLs that are otherwise."""
     from textwrap import TextWrapper  # needed here only
-    wrap = TextWrapper(79, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False).wrap
+    fill = TextWrapper(79, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False).fill
 
     def text(value: Any) -> str:
-        if value and isinstance(value, dict):  # the parameters of an event
-            return "; ".join(f"{name} ({kind})" for name, kind in value.items())
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        return "none" if value in (None, "", {}) else str(value)
+        if isinstance(value, dict):  # the parameters of an event
+            value = "; ".join(f"{name} ({kind})" for name, kind in value.items())
+        return {"True": "yes", "False": "no", "None": "none", "": "none"}.get(str(value), str(value))
 
     yield f"Telemetry is {'on' if status['enabled'] else 'off'}: {status['reason']}\n"
     for key, value in [*status.items()][2:]:
-        is_table, title = isinstance(value, (dict, list)), key.replace("_", " ")
-        rows = [f"{name.replace('_', ' ') if key == 'waiting' else name}: {text(item)}"
-                for name, item in value.items()] if isinstance(value, dict) else value
-        yield from [""] * is_table + ([f"{title}:"] if is_table and rows else wrap(f"{title}: {text(value)}"))
-        for row in rows if is_table else ():
-            yield from wrap(f"  {row}")
+        title = key.replace("_", " ")
+        if isinstance(value, dict):
+            value = [f"{name}: {text(item)}" for name, item in value.items()]
+        if isinstance(value, list):
+            yield from ["", f"{title}:", *(fill(f"  {row}") for row in value or ["none"])]
+        else:
+            yield fill(f"{title}: {text(value)}")
 
 
-def _decided(product: Product, project: Mapping[str, object] | None, enabled: bool) -> int:
-    """`enable` and `disable`: store the user's decision, and delete what waits, or what keeps it. The exit
-    code."""
-    telemetry = Telemetry(product, project=project)
-    path, outbox, stored = telemetry._path, telemetry._outbox, False
-    before, verb = _read_config(path), "enable" if enabled else "disable"
-    told = "Telemetry is on. Thank you.\n" if enabled else (
-        "Telemetry is off. What waited to be sent is deleted.\n")
+def _decided(telemetry: Telemetry, enabled: bool) -> int:
+    """`enable` and `disable`: store the decision, and delete what waits, or what keeps it. The exit code."""
+    path, outbox = telemetry._path, telemetry._outbox
+    before, state, told = _read_config(path), "on" if enabled else "off", ""
     try:
         if enabled and not (before.enabled or before.problem):
             outbox.clear()  # an event may have come during the `disable`
         try:
             _decide(path, enabled)
-            stored = True
+            told = f"Telemetry is {state} for this user.\n"
+            told += f"The damaged config file is kept:\n{path}.bak\n" * bool(before.problem)
         finally:
             outbox.clear(_STATE if enabled else _OURS)
     except (OSError, ValueError, RecursionError) as error:
-        told = f"Could not {verb} telemetry: {error}\n" + (
-            f"This works instead: set {product.env_prefix}_DISABLED=1 in the environment.\n" * (not enabled))
-        if stored:
-            told = f"Telemetry is {'on' if enabled else 'off'}, that is stored. But {error}\n"
-    else:
-        seen = telemetry._look(at_all=True)
-        if enabled and seen.refusal:
-            told = f"Telemetry is enabled for this user, but still off here:\n{seen.refusal} says no.\n"
-        _say("stderr", told + f"The damaged config file is kept:\n{path}.bak\n" * bool(before.problem))
-        return 0
-    _say("stderr", told)
-    return 1
+        instead = f"This works instead: set {telemetry._product.env_prefix}_DISABLED=1 in the environment.\n"
+        _say("stderr", f"{told}But {error}\n" if told else
+             f"Could not switch telemetry {state}: {error}\n" + instead * (not enabled))
+        return 1
+    refusal = enabled and telemetry._look(at_all=True).refusal
+    told += f"It is still off here:\n{refusal} says no.\n" if refusal else ""
+    _say("stderr", told if enabled else f"{told}What waited to be sent is deleted.\n")
+    return 0
 
 
 def main(argv: list[str] | None = None, *, product: Product = CODEGEN,
@@ -1912,20 +1638,19 @@ def main(argv: list[str] | None = None, *, product: Product = CODEGEN,
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. `project` is as in `Telemetry`. Returns 0 for done, 1 for could not, 2 for wrong usage;
     never raises SystemExit."""
-    arguments = list(map(str, sys.argv[1:] if argv is None else argv))
-    usage = _USAGE.format(command=product.command)
-    if {"-h", "--help"} & set(arguments):
+    words = list(map(str, sys.argv[1:] if argv is None else argv))
+    telemetry, usage = Telemetry(product, project=project), _USAGE.format(command=product.command)
+    if {"-h", "--help"} & set(words):
         _say("stdout", usage)
-    elif arguments in (["enable"], ["disable"]):
-        return _decided(product, project, arguments == ["enable"])
-    elif sorted(arguments) in (["status"], ["--json", "status"]):
-        status = _status(product, project)
-        text = json.dumps(status, indent=2) if "--json" in arguments else "\n".join(_status_lines(status))
+    elif words in (["enable"], ["disable"]):
+        return _decided(telemetry, words == ["enable"])
+    elif sorted(words) in (["status"], ["--json", "status"]):
+        status = _status(telemetry)
+        text = json.dumps(status, indent=2) if "--json" in words else "\n".join(_status_lines(status))
         _say("stdout", text + "\n")
     else:
-        unknown = [f"{product.command} telemetry: {ascii(word)} is unknown\n" for word in arguments
-                   if word not in ("status", "--json", "enable", "disable")]
-        _say("stderr", "".join(unknown[:1]) + usage)
+        unknown = [ascii(word) for word in words if word not in ("status", "--json", "enable", "disable")]
+        _say("stderr", f"unknown: {' '.join(unknown)}\n" * bool(unknown) + usage)
         return 2
     return 0
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import copy
 import http.server
 import json
 import os
-import pickle
 import queue
 import random
 import re
@@ -728,17 +726,6 @@ class ProductTests(unittest.TestCase):
             with self.subTest(left_out), self.assertRaises(ValueError):
                 Product(command="工具", **{**own, left_out: None})
         self.assertEqual(Product(command="工具", **own).name, "工具")
-
-    def test_a_product_can_be_copied_pickled_and_a_key(self) -> None:
-        table: Any = {"seen": {"mode": ("fast", "slow"), "all": "options", "some": {"level": ("high",)},
-                               "several": ["fast", "slow"]}}
-        for product in (CODEGEN, Product(command="its", events=table)):
-            for other in (copy.copy(product), copy.deepcopy(product), pickle.loads(pickle.dumps(product))):
-                self.assertEqual((other, hash(other), type(other)), (product, hash(product), Product))
-                if product is not CODEGEN:
-                    params = recorded(other, mode=["fast"], several=["fast"])
-                    self.assertEqual((params["mode"], params["several"]), ("other", "fast"))
-        self.assertEqual(len({CODEGEN, Product(), Product(command="its")}), 2)
 
     def test_secret_is_not_in_the_representation(self) -> None:
         self.assertNotIn("s3cret", repr(Product(api_secret="s3cret")) + str(Product(api_secret="s3cret")))
@@ -3317,7 +3304,8 @@ class DebugTests(UserCase):
             words = ["abcdefghijklmnopqrstuvwxyz" + letter for letter in "abcdef"]
             Telemetry().track("init_executed", generators=words)
             """)
-        for part in ("options.a", "'Bad Name'", "options.c", "options_pz", "generators is longer than 100"):
+        for part in ("options_a", "'options_Bad Name'", "options_c", "options_pz",
+                     "generators is longer than 100"):
             self.assertRegex(text, f"dropped.*{re.escape(part)}")
         self.assertIn('"options_ok": true', text)
 
@@ -4074,7 +4062,7 @@ class CrowdTests(DeliveryCase):
                 codes.append(code_of(child))
             print(sorted({*codes}))
             for thread in threads: thread.join()
-            print(all(flushed))
+            print(all(flushed) or [Path(outbox + name).read_text() for name in os.listdir(outbox)])
         """, self.user(server), flags=FORKING)
         self.assert_arrived([*range(100, 120), *range(200, 220)], server.events)
 
@@ -5914,9 +5902,9 @@ class DocumentTests(BasicCase):
         self.assertEqual(["DO_NOT_TRACK"] + [f"{CODEGEN.env_prefix}_{suffix}" for suffix in suffixes]
                          + ["PYTEST_VERSION"], names)
         code = "import codegen_telemetry; codegen_telemetry.main(['status', '--json'])"
-        for variables, known in ((names[:-1], names[:-1]), (names[-1:], names[-1:]), (names, names[:-1])):
+        for variables in (names[:-1], names[-1:], names):
             done, _ = self.run_code(code, self.environment(**dict.fromkeys(variables, "1")))
-            self.assertEqual(set(known), set(json.loads(done.stdout)["environment"]))
+            self.assertEqual(set(variables), set(json.loads(done.stdout)["environment"]))
 
     def test_each_way_to_turn_it_off_does(self) -> None:
         rows = self.table("how", "holds for", "who is named by status")
