@@ -65,14 +65,11 @@ from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple, TypeVar, Union
+    from typing import Any, Tuple, TypeVar
     Words = Tuple[str, ...]
-    Kind = Union[str, Words, List[str], Mapping[str, Words]]  # what a parameter may hold
-    Events = Mapping[str, Mapping[str, Kind]]
-    Value = Union[bool, int, float, str]  # what leaves
     T = TypeVar("T")
 else:  # for who checks types at run time; to import `typing` would cost half as much as all of this file
-    Any = Kind = Events = Value = List = T = Union = object
+    Any = T = object
     Words = tuple
 
 __all__ = ["CODEGEN", "Product", "Telemetry", "error_type", "input_source", "is_ci", "main"]
@@ -142,13 +139,14 @@ class _Several(Words):
     """The words of a kind that was declared as a list: several of them may be passed."""
 
 
-def _checked_kind(name: str, kind: Any, is_option: bool = False) -> Any:
+def _checked_kind(event: object, name: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a kind. Raises ValueError for none, and if GA4 refuses it by this name."""
     kind = {} if kind == "options" else kind
     sort = kind
     if isinstance(kind, Mapping) and not is_option:
         names = {option: f"{name}_{option}".replace("-", "_") for option in kind}
-        kind = MappingProxyType({option: _checked_kind(names[option], kind[option], True) for option in kind})
+        kind = MappingProxyType({option: _checked_kind(event, names[option], kind[option], True)
+                                 for option in kind})
         name, sort = f"{name}_x", "options"  # any other option may be passed, too
     elif isinstance(kind, (tuple, list)) and kind and all(
             isinstance(word, str) and word.isascii() and word.isprintable() and 0 < len(word) <= _MAX_TEXT
@@ -156,17 +154,19 @@ def _checked_kind(name: str, kind: Any, is_option: bool = False) -> Any:
         kind = _Several(kind) if isinstance(kind, (list, _Several)) else tuple(kind)
         sort = "options" if is_option else "choice"
     elif is_option or kind not in ("flag", "count", "milliseconds", "word", "words"):
-        raise ValueError(f"{name}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 characters")
+        raise ValueError(f"{event}.{name}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 "
+                         f"characters")
     if not re.fullmatch(_NAME, name) or sort not in _FIXED_KINDS.get(name, KINDS):
-        raise ValueError(f"{name!r} is malformed, reserved, ours, or needs another kind for Google Analytics")
+        raise ValueError(f"{event}.{name} is malformed, reserved by Google Analytics, added to every event, "
+                         f"or of a kind that Google Analytics does not take by this name")
     return kind
 
 
-def _checked_event(event: object, params: Any) -> Mapping[str, Kind]:
+def _checked_event(event: object, params: Any) -> Mapping[str, Any]:
     """An unchangeable copy of an event's declaration. Raises ValueError for what GA4 would refuse."""
     if not isinstance(params, Mapping) or event in _RESERVED_EVENTS or not re.fullmatch(_NAME, str(event)):
         raise ValueError(f"event {event!r} is no table of parameters, or Google Analytics refuses its name")
-    checked = {name: _checked_kind(str(name), kind) for name, kind in params.items()}
+    checked = {name: _checked_kind(event, str(name), kind) for name, kind in params.items()}
     if sum(len(kind) or 1 if isinstance(kind, Mapping) else 1 for kind in checked.values()) > _MAX_PARAMS:
         raise ValueError(f"event {event!r} has over {_MAX_PARAMS} parameters, with options")
     return MappingProxyType(checked)
@@ -198,7 +198,8 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
 
     def __new__(cls, *, name: str | None = None, command: str | None = None, env_prefix: str | None = None,
                 directory: str | None = None, docs_url: str | None = None, endpoint: str | None = None,
-                tracking_id: str | None = None, api_secret: str | None = None, events: Events | None = None,
+                tracking_id: str | None = None, api_secret: str | None = None,
+                events: Mapping[str, Mapping[str, Any]] | None = None,
                 project_files: tuple[str, ...] | None = None, opt_in: bool | None = None,
                 opt_out: str | None = None) -> Product:
         given = {key: value for key, value in locals().items() if key in cls._fields and value is not None}
@@ -708,7 +709,7 @@ def _number(value: Any, least: int = 0) -> int | float:
     return number
 
 
-def _shaped(name: str, kind: Any, value: Any) -> dict[str, Value | None]:
+def _shaped(name: str, kind: Any, value: Any) -> dict[str, Any]:
     """What may leave of a parameter, by name, and None for what may not. Raises anything if nothing may."""
     if kind == "flag":
         return {name: value if type(value) is bool else None}
@@ -716,7 +717,7 @@ def _shaped(name: str, kind: Any, value: Any) -> dict[str, Value | None]:
         return {name: round(_number(value))}
     if not isinstance(kind, Mapping):
         return {name: _words(kind, value)}
-    shaped: dict[str, Value | None] = {}
+    shaped: dict[str, Any] = {}
     for option, held in islice(value.items(), _MAX_ITEMS):
         option, text = _plain(option), _plain(held)
         key = f"{name}_{option}".replace("-", "_")
@@ -729,9 +730,9 @@ def _shaped(name: str, kind: Any, value: Any) -> dict[str, Value | None]:
     return shaped
 
 
-def _checked(declared: Mapping[str, Kind], params: Mapping[str, Any]) -> tuple[dict[str, Value], list[str]]:
+def _checked(declared: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What may leave of these parameters, and what was dropped and why."""
-    kept: dict[str, Value] = {}
+    kept: dict[str, Any] = {}
     dropped = [f"{ascii(name)[:60]} is not declared" for name in params if name not in declared]
     room = _MAX_PARAMS - len(declared)
     for name in filter(params.__contains__, declared):
@@ -759,7 +760,7 @@ def _time_stamp() -> int:
     return max(now - now % slot - 2 * slot, 0) + place
 
 
-def _event(name: str, params: dict[str, Value], declared: Mapping[str, Kind], version: str, ci: bool,
+def _event(name: str, params: dict[str, Any], declared: Mapping[str, Any], version: str, ci: bool,
            agent: str) -> dict[str, Any]:
     """The event as GA4 takes it."""
     spent = [int(params[key]) for key, kind in declared.items() if kind == "milliseconds" and key in params]
@@ -1548,7 +1549,7 @@ _VARIABLES = MappingProxyType({
     "PYTEST_VERSION": "turns telemetry off, unless an endpoint or debug mode is set"})
 
 
-def _kind_text(kind: Kind) -> str:
+def _kind_text(kind: Any) -> str:
     """A kind with the words that it lets through."""
     if isinstance(kind, Mapping):
         return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])

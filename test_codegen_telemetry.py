@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import http.server
+import itertools
 import json
 import os
 import queue
@@ -2814,17 +2815,20 @@ class ConfigTests(UserCase):
                 replace(source, target)
             class Slow(Terminal):
                 def write(self, text):
-                    if moment == "printing": sleep()
+                    if moment != "replacing": sleep()
+                    if moment == "failing": raise OSError(5, "gone")
                     return super().write(text)
             os.replace, sys.stderr = late, Slow()
             Telemetry().track("init_executed")
             sys.stderr = err
             print(Telemetry().reason)
             """)
-        for moment in ("replacing", "printing"):
-            with self.subTest(moment):
+        for moment, is_new in itertools.product(("replacing", "printing", "failing"), (False, True)):
+            with self.subTest(moment, is_new=is_new):
                 shutil.rmtree(str(self.folder), ignore_errors=True)
-                self.config.write_text(json.dumps({**self.write_config(), "hasShownTelemetryNotice": False}))
+                if not is_new:
+                    document = {**self.write_config(), "hasShownTelemetryNotice": False}
+                    self.config.write_text(json.dumps(document))
                 server = self.server()
                 child = self.start(program, self.environment(server), moment, stdin=subprocess.PIPE)
                 self.assertEqual(child.stdout.readline(), "sleeps\n")
