@@ -17,14 +17,12 @@
 
 Copy this file into your package, describe your tool with a `Product`, and call:
 
-| name | what it is |
-| --- | --- |
-| `Product`, `CODEGEN` | who is speaking: an immutable description of a tool, and one of them |
-| `is_ci(environ)` | whether a continuous integration service runs us |
-| `input_source(value)` | where an input lies, never the input itself |
-| `error_type(exc)` | the category of an exception, from its type alone |
-| `Telemetry(product, version=...)` | `track`, `command`, `flush`, `close`, `enabled`, `reason` |
-| `main(argv, product=..., project=...)` | the command line: `status`, `enable`, `disable` |
+- `Product`, `CODEGEN`: who is speaking, an immutable description of a tool, and one of them
+- `is_ci(environ)`: whether a continuous integration service runs us
+- `input_source(value)`: where an input lies, never the input itself
+- `error_type(exc)`: the category of an exception, from its type alone
+- `Telemetry(product, version=...)`: `track`, `command`, `flush`, `close`, `enabled`, `reason`
+- `main(argv, product=..., project=...)`: the command line with `status`, `enable`, `disable`
 
     telemetry = Telemetry(Product(name="Example", command="example"), version="1.0")
     with telemetry.command("build", flags=["--watch"]):
@@ -141,8 +139,7 @@ class _Several(Words):
 
 def _checked_kind(event: object, name: str, kind: Any, is_option: bool = False) -> Any:
     """An unchangeable copy of a kind. Raises ValueError for none, and if GA4 refuses it by this name."""
-    kind = {} if kind == "options" else kind
-    sort = kind
+    sort = kind = {} if kind == "options" else kind
     if isinstance(kind, Mapping) and not is_option:
         names = {option: f"{name}_{option}".replace("-", "_") for option in kind}
         kind = MappingProxyType({option: _checked_kind(event, names[option], kind[option], True)
@@ -154,11 +151,9 @@ def _checked_kind(event: object, name: str, kind: Any, is_option: bool = False) 
         kind = _Several(kind) if isinstance(kind, (list, _Several)) else tuple(kind)
         sort = "options" if is_option else "choice"
     elif is_option or kind not in ("flag", "count", "milliseconds", "word", "words"):
-        raise ValueError(f"{event}.{name}: {kind!r} is no kind; a choice is a tuple of words of 1 to 100 "
-                         f"characters")
+        raise ValueError(f"{event}.{name}: {kind!r} is no kind; a choice is a tuple of short ASCII words")
     if not re.fullmatch(_NAME, name) or sort not in _FIXED_KINDS.get(name, KINDS):
-        raise ValueError(f"{event}.{name} is malformed, reserved by Google Analytics, added to every event, "
-                         f"or of a kind that Google Analytics does not take by this name")
+        raise ValueError(f"{event}.{name}: Google Analytics refuses this name or kind, or we add it")
     return kind
 
 
@@ -360,6 +355,7 @@ def _written(path: str, data: bytes, durable: bool = False) -> Generator[str, No
     """A new file beside `path`, for its user only, that is deleted unless it is renamed. Raises OSError. Not
     by `open`, which is gone when the last objects of a host are deleted."""
     temporary = f"{path}.{_token()}-{os.urandom(4).hex()}.tmp"
+    _make_folder(os.path.dirname(path))
     try:
         with FileIO(temporary, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             os.chmod(temporary, 0o600)  # because a umask may forbid even its user to read it
@@ -398,8 +394,7 @@ def _changed(data: bytes, changes: Mapping[str, Any]) -> bytes:
 
 
 def _create_config(path: str) -> bool:
-    """Create the config file, complete and by one process only: whether we did. Raises OSError."""
-    _make_folder(os.path.dirname(path))
+    """Create the config file, complete and by one process only: whether we did. Never raises."""
     path = os.path.realpath(path)
     with suppress(AttributeError, NotImplementedError, OSError):  # there is one, or no hard link to be had
         with _written(path, _changed(_NEW, {})) as temporary:
@@ -474,7 +469,6 @@ def _decide(path: str, enabled: bool) -> None:
 _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
 _UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
-_MAX_PROJECT_FILE = 1024 * 1024  # bytes; a project's configuration may be long, and its "no" counts
 # What a project's JavaScript, TypeScript or YAML is cleared of: quotes around words, other texts, comments.
 # No alternative that has begun can fail but within bounds, here and below, so no text makes a match slow.
 _NOISE = r"""(["'`])(?P<word>[\w.-]{1,99})\1|%s|"(?:\\.|[^"\\\n])*"?|(?<!\w)'(?:\\.|[^'\\\n])*'?|`[^`\n]*`"""
@@ -517,9 +511,7 @@ def _says_no(section: object) -> bool:
 
 def _file_says_no(file: str, command: str) -> bool:
     """Whether a project's file does. JSON is parsed, anything else is matched as text and never run."""
-    data = b""
-    with suppress(OSError, ValueError):  # one that can't be read is no answer
-        data = _read_bytes(file, _MAX_PROJECT_FILE)
+    data = _quietly(lambda: _read_bytes(file, 1024 * 1024), b"")  # one that can't be read is no answer
     if file.endswith(".json"):
         with suppress(ValueError, RecursionError):
             document = json.loads(data)
@@ -900,7 +892,6 @@ class _Outbox:
         """Write an event, complete or not at all, and return its name. Raises OSError, ValueError."""
         stamp = event["timestamp_micros"]
         name = f"{stamp:016d}-{to.client_id[:8]}-{to.key}-{os.urandom(4).hex()}.json"
-        _make_folder(self._folder)
         record = {**{part: getattr(to, part) for part in _BOUND_TO}, "event": event}
         _store(self.path(name), json.dumps(record, allow_nan=False).encode())
         if stamp % 50 == 0:  # one of fifty in a row, because a look at a full outbox takes its time
@@ -986,7 +977,6 @@ class _Outbox:
     def begin(self, name: str, why: str, seconds: float, failures: int = 0) -> None:
         """Store that nothing is tried from now on. Raises OSError."""
         record = {"why": why, "until": time.time() + seconds, "failures": failures, "process": _token()}
-        _make_folder(self._folder)
         _store(self.path(name + ".state"), json.dumps(record).encode())
 
     def conclude(self, to: _Destination, why: str, asked: float) -> None:
@@ -1395,9 +1385,8 @@ class Telemetry:
         self._senders: dict[int, _Sender] = {}  # by process: a forked child starts anew
         user_agent = f"{re.sub('[^A-Za-z0-9._-]', '-', product.command)}/{self._version}"
         asked_once = lru_cache(None)(partial(_project_says_no, product, project))
-        self._look: Callable[..., _Situation] = lambda: _CAPTURED
-        if captured is None:
-            self._look = partial(_look, product, self._path, self._ci, user_agent, asked_once)
+        look = partial(_look, product, self._path, self._ci, user_agent, asked_once)
+        self._look: Callable[..., _Situation] = look if captured is None else lambda: _CAPTURED
 
     @property
     def enabled(self) -> bool:
@@ -1437,7 +1426,6 @@ class Telemetry:
         return is_delivered
 
     def _sender(self) -> _Sender:
-        """This process's sender."""
         process = os.getpid()
         if process not in self._senders:
             self._senders.setdefault(process, _Sender(self._outbox, lambda: self._look().way))

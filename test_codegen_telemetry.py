@@ -439,6 +439,11 @@ class ShapeTests(ToldCase):
     def test_licence_is_named_in_the_file(self) -> None:
         self.assertRegex(self.source, r"\A(#.*\n)*# SPDX-License-Identifier: 0BSD\n")
 
+    def test_file_is_short(self) -> None:
+        lines = self.source.splitlines()
+        self.assertEqual([number for number, line in enumerate(lines, 1) if len(line) > 110], [])
+        self.assertLess(len(lines), 1650)
+
     def test_functions_are_short(self) -> None:
         sizes = sorted(((node.end_lineno or 0) - node.lineno + 1, node.name) for node in self.functions)
         self.assertLessEqual(sizes[-1], (40, "~"))
