@@ -1336,7 +1336,7 @@ class _Command:
         self._failed = _plain(error) if _plain(error) in ERROR_TYPES else error_type(error)
 
     def __enter__(self) -> _Command:
-        self._telemetry._wake()  # it loads the network code and sends what waits, beside the tool's work
+        _quietly(self._telemetry._wake, None)  # so that loading and sending go on beside the tool's work
         self._began = _Clock.now()
         return self
 
@@ -1440,7 +1440,6 @@ class Telemetry:
         if sender:
             sender.leave(0.0 if self._is_interrupted else self._exit_wait)
 
-    @_never_raises(None)
     def _wake(self, seen: _Situation | None = None) -> None:
         """See to it that the thread runs where something may go now. What waits is deleted where the config
         file says no: another program may have written that."""
@@ -1454,8 +1453,8 @@ class Telemetry:
     def _check(self, event: str, params: Mapping[str, object]) -> None:
         """In the tests of a host, raise ValueError for what the table does not declare."""
         declared = self._product.events.get(event)
-        unknown = [f"{event}.{name}" for name in params if name not in (declared or ())]
-        if self._captured is not None and (unknown or declared is None):
+        if self._captured is not None and (declared is None or not declared.keys() >= params.keys()):
+            unknown = [f"{event}.{name}" for name in params if name not in (declared or ())]
             raise ValueError(f"{self._product.command} does not declare {', '.join(unknown) or repr(event)}")
 
     def _record(self, event: str, params: Mapping[str, object], **added: object) -> _Situation:
