@@ -35,8 +35,8 @@ What a reviewer may rely on:
 - Only what `Product.events` declares leaves: words, numbers, choices; no free text, path or message.
 - `track` writes one small file and returns. One daemon thread sends; `_post` opens the only socket. A request
   takes a second at most, the interpreter's exit waits `exit_wait` seconds at most.
-- Nothing leaves for a minute after the notice, for ten minutes and more after a failure, and for a minute
-  after a delivery, so that a command that runs often costs a request a minute.
+- Nothing leaves for ten minutes and more after a failure, nor for a minute after the notice or a delivery. In
+  CI, and to a destination that a variable names, only a failure counts; 25 events end the last of these.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -53,7 +53,7 @@ import time
 from binascii import crc32
 from collections import namedtuple
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from errno import EINVAL, ENOSPC, ENOTSUP
 from functools import lru_cache, partial, wraps
 from io import FileIO, TextIOWrapper
@@ -138,7 +138,7 @@ class _Several(Words):
 
 
 def _checked_kind(event: object, name: str, kind: Any, is_option: bool = False) -> Any:
-    """An unchangeable copy of a kind. Raises ValueError for none, and if GA4 refuses it by this name."""
+    """An unchangeable copy of a kind. Raises ValueError for what is none, or none that GA4 takes here."""
     sort = kind = {} if kind == "options" else kind
     if isinstance(kind, Mapping) and not is_option:
         names = {option: f"{name}_{option}".replace("-", "_") for option in kind}
@@ -206,7 +206,7 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
             if not isinstance(value, kind):
                 raise ValueError(f"{field} must be a {kind.__name__}")
         if fields["command"] != _CODEGEN["command"]:  # another tool has an opt-out and a folder of its own
-            slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")  # if empty, both must be given
+            slug = re.sub("[^A-Za-z0-9]", "-", fields["command"]).strip("-")  # if empty, they must be passed
             fields.update({"name": fields["command"], "docs_url": "", "project_files": (),
                            "directory": slug and f".{slug.lower()}-telemetry",
                            "env_prefix": slug and slug.replace("-", "_").upper() + "_TELEMETRY",
@@ -242,7 +242,7 @@ _MISSING = _Config("")  # no file; else `problem` is empty, or why the file can'
 
 
 class _Clock:
-    """What waits depend on, kept where those who freeze or mock clocks don't reach, not even beforehand."""
+    """What waits depend on, kept where those who freeze or mock the clocks of `time` don't reach."""
     now: Any = staticmethod(partial(time.clock_gettime, time.CLOCK_MONOTONIC) if os.name == "posix"
                             else time.monotonic)
     sleep = staticmethod(time.sleep)
@@ -259,8 +259,8 @@ def _time_text(seconds: float) -> str:
 
 
 def _token() -> str:
-    """What stands for this process in the names of its files."""
-    return f"{_RUN.hex()[:8]}-{os.getpid()}"
+    """This process in the names of its files; of one length, so that none is part of another."""
+    return f"{_RUN.hex()[:8]}-{os.getpid():010d}"
 
 
 def _config_path(product: Product, environ: Mapping[str, str] = os.environ) -> str:
@@ -273,17 +273,19 @@ def _config_path(product: Product, environ: Mapping[str, str] = os.environ) -> s
 def _has_place(path: str) -> bool:
     """Whether the config file could be made. Its folder is made where it is missing, the home never is."""
     folder, home = os.path.dirname(path), os.path.expanduser("~")
-    place = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
-    if os.path.lexists(folder):
-        place = os.path.dirname(os.path.realpath(path))
+    above = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
+    place = os.path.dirname(os.path.realpath(path)) if os.path.lexists(folder) else above
     return bool(path) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
 def _make_folder(path: str) -> None:
-    """Make a folder for its user only, whatever the umask. Raises OSError."""
+    """Make a folder for its user only, whatever the umask, and those above it. Raises OSError."""
     if not os.path.isdir(path):
-        os.makedirs(path, 0o700, exist_ok=True)
-        os.chmod(path, 0o700)
+        if os.path.dirname(path) != path:
+            _make_folder(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            os.chmod(path, 0o700)
 
 
 def _patiently(call: Callable[..., T], *arguments: Any) -> T:
@@ -396,7 +398,7 @@ def _changed(data: bytes, changes: Mapping[str, Any]) -> bytes:
 def _create_config(path: str) -> bool:
     """Create the config file, complete and by one process only: whether we did. Never raises."""
     path = os.path.realpath(path)
-    with suppress(AttributeError, NotImplementedError, OSError):  # there is one, or no hard link to be had
+    with suppress(AttributeError, NotImplementedError, OSError):  # it exists, or can have no hard link
         with _written(path, _changed(_NEW, {})) as temporary:
             os.link(temporary, path)  # exclusive: of many processes one is the first
         return True
@@ -405,10 +407,11 @@ def _create_config(path: str) -> bool:
 
 def _edit(path: str, changes: Mapping[str, Any], wait: float,
           show: Callable[[_Config], object] = bool, durable: bool = False) -> None:
-    """Change the config file, or make it, under a lock for which we wait so many seconds at most. What is to
-    be stored is written before `show` is called with what was stored, and put in place after it: so a full
-    disk is known before. Raises OSError (BlockingIOError where others are at the file), ValueError."""
-    path = os.path.realpath(path)
+    """Change the config file, or make it, under a lock for which we wait so many seconds at most. `show` gets
+    the old content after the new file is written, so that a full disk is known, but before it is in place.
+    A decision (`durable`) moves a damaged file aside; of a link only the link, for it may lead to /dev/null.
+    Raises OSError (BlockingIOError where others are at the file), ValueError."""
+    path = path if durable and _read_config(path).problem else os.path.realpath(path)
     lock, deadline = path + ".lock", _Clock.now() + wait
     while True:
         if _age(lock) > _STALE_SECONDS:
@@ -425,12 +428,14 @@ def _edit(path: str, changes: Mapping[str, Any], wait: float,
             if re.fullmatch(re.escape(path) + _TEMPORARY, file.path):
                 _unlink(file.path)  # its writer, if it only slept, must not go on
         before = _read_config(path)
-        if before.problem:
+        if before.problem and not durable:
             raise BlockingIOError(f"another program is writing {path}")
         with _written(path, _changed(before.data, changes), durable) as temporary:
             show(before)
-            if _read_config(path) != before:  # by who knows no lock, or slept
+            if _read_config(path) != before:  # somebody wrote it without our lock
                 raise BlockingIOError(f"another program has just changed {path}")
+            if before.problem:
+                _patiently(os.replace, path, path + ".bak")
             _patiently(os.replace, temporary, path)
     finally:
         if _quietly(lambda: os.stat(lock).st_mtime_ns, 0) == mine:  # else we slept, and another broke it
@@ -445,16 +450,16 @@ def _decide(path: str, enabled: bool) -> None:
     _make_folder(os.path.dirname(path))
     decision = {"telemetry": {"enabled": True}, "hasShownTelemetryNotice": True} if enabled else {
         "telemetry": {"enabled": False, "anonymousId": ""}}
-    deadline = _Clock.now() + 2.0
+    deadline, old = _Clock.now() + 2.0, _read_config(path)
     while True:
         try:
-            if _read_config(path).problem:  # of a link, the link alone is moved: it may lead to /dev/null
-                _patiently(os.replace, path, path + ".bak")
             _edit(path, decision, deadline - _Clock.now(), durable=True)
             for _ in range(10):
                 _Clock.sleep(0.01)
                 now = _read_config(path)  # which has no ID where it is missing or damaged
                 is_kept = now.enabled is enabled and (now.notice_shown or not enabled)
+                if enabled and not now.enabled and now.client_id not in ("", old.client_id):
+                    raise OSError("it has just been disabled")
                 if not (is_kept and now.client_id):
                     raise BlockingIOError(f"another program keeps changing {path}")
             return
@@ -470,13 +475,14 @@ _NO_WORDS = frozenset(("", "0", "false", "no", "off"))
 _ON = "on by default"
 _UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
 # What a project's JavaScript, TypeScript or YAML is cleared of: quotes around words, other texts, comments.
-# No alternative that has begun can fail but within bounds, here and below, so no text makes a match slow.
+# Each alternative, once begun, fails after a bounded number of steps, so that no text makes a match slow.
 _NOISE = r"""(["'`])(?P<word>[\w.-]{1,99})\1|%s|"(?:\\.|[^"\\\n])*"?|(?<!\w)'(?:\\.|[^'\\\n])*'?|`[^`\n]*`"""
-_SCRIPT_NOISE, _YAML_NOISE = r"//[^\n]*|/\*(?s:.*?)(?:\*/|\Z)", r"(?<!\S)(?:(?:\#|//)[^\n]*|[&!]\S+)"
-_NO = r"\]?\s*[:=][\s(]*(?:(?i:false|no|off)|n|0|!1|!true)(?![\w$-])"
-_BRACES = (r"[{},;\n]|(?<![\w$-])(?:(telemetry)\]?\s*[:=]\s*(?:[^\s{},;:][^{},;:\n]{0,200})?\{"
+_SCRIPT_NOISE, _YAML_NOISE = r"(?<!\\)/(?:/[^\n]*|\*(?s:.*?)(?:\*/|\Z))", r"(?<!\S)((#|//)[^\n]*|[&!]\S+)"
+_NO = r"\]?\s*[:=][\s(]*(?:(?i:false|no?|off)|0|!1|!true)(?![\w$-])"
+_BRACES = (r"[{},;]|\n(?!\s{0,99}[?:])|(?<![\w$-])(?:(telemetry)\]?\s*[:=]\s*(?:[^\s{},;:][^{},;:\n]{0,99})?"
+           r"(?:\s{0,99}\?\s{0,99}|(?<=\()\s*)?\{"
            rf"|(telemetry|telemetry\.enabled|enabled){_NO})")
-_BLOCK = (r"(?m)^([ \t]*)(?:- )?telemetry[ \t]*:[ \t]*\n(?:(?:\1[ \t]+[^\s][^\n]*|[ \t]*)\n){0,200}?"
+_BLOCK = (r"(?m)^([ \t]{0,8})(?:- )?telemetry[ \t]*:[ \t]*\n(?:(?:\1[ \t]+[^\s][^\n]*|[ \t]*)\n){0,200}?"
           rf"\1[ \t]+enabled{_NO}")
 
 
@@ -503,14 +509,14 @@ def _braces_say_no(text: str) -> bool:
 
 
 def _says_no(section: object) -> bool:
-    """Whether a parsed `telemetry` section does. One that raises does, and so does anything else."""
+    """Whether a parsed `telemetry` section says no. One that raises does; so does what is no mapping."""
     if isinstance(section, Mapping):
         return bool(_quietly(lambda: section.get("enabled", True) is not True, True))
     return not (section is None or section is True)
 
 
 def _file_says_no(file: str, command: str) -> bool:
-    """Whether a project's file does. JSON is parsed, anything else is matched as text and never run."""
+    """Whether a project's file says no. JSON is parsed, anything else is matched as text and never run."""
     data = _quietly(lambda: _read_bytes(file, 1024 * 1024), b"")  # one that can't be read is no answer
     if file.endswith(".json"):
         with suppress(ValueError, RecursionError):
@@ -518,9 +524,9 @@ def _file_says_no(file: str, command: str) -> bool:
             for key in [command] * (os.path.basename(file) == "package.json") + ["telemetry"]:
                 document = document.get(key) if isinstance(document, dict) else None
             return _says_no(document)
-    text, is_yaml = data.decode("utf-8-sig", "replace"), file.endswith(("yaml", "yml", "rc"))
+    text, is_yaml = data.decode("utf-8-sig", "ignore"), file.endswith(("yaml", "yml", "rc"))
     noise = _NOISE % (_YAML_NOISE if is_yaml else _SCRIPT_NOISE)
-    text = re.sub(noise, lambda match: match["word"] or " ", re.sub("\r\n?", "\n", text))
+    text = re.sub(noise, lambda match: match["word"] or " ", re.sub("\r\n?", "\n", text.replace("\0", "")))
     return _braces_say_no(text) or is_yaml and bool(re.search(_BLOCK, text))
 
 
@@ -536,7 +542,7 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
 
 
 def _project_says_no(product: Product, project: Mapping[str, object] | None) -> bool:
-    """Whether the project does: in what the host parsed, else in a file in the working folder."""
+    """Whether the project says no: in what the host parsed, else in a file in the working folder."""
     files = product.project_files if project is None else ()
     return _says_no(project) or any(_file_says_no(file, product.command) for file in files)
 
@@ -552,8 +558,8 @@ def _file_refusal(product: Product, config: _Config, path: str, debug: bool) -> 
 
 # === Context: where are we running? ===
 
-# Variables that continuous integration services set: those of the documented nine, the generic two, those of
-# services that may not set these. Names as in https://github.com/watson/ci-info/blob/master/vendors.json
+# Variables that continuous integration services set: the documented nine, two generic ones, those of services
+# which may set neither. Names as in https://github.com/watson/ci-info/blob/master/vendors.json
 CI_VARIABLES = tuple("""
     GITHUB_ACTIONS GITLAB_CI CIRCLECI TRAVIS JENKINS_URL BITBUCKET_BUILD_NUMBER CODEBUILD_BUILD_ID
     TEAMCITY_VERSION BUILDKITE CI CONTINUOUS_INTEGRATION TF_BUILD APPVEYOR bamboo_planKey CF_BUILD_ID DRONE
@@ -583,10 +589,9 @@ _ERROR_NAMES = MappingProxyType({name: category for category, *names in map(str.
     configuration_error ConfigError ConfigurationError""".split(";")) for name in names})
 
 
-def _plain(value: object) -> str:
+def _plain(value: Any) -> str:
     """The characters of a text as an exact `str`, by no method of its own, because it may lie; else empty."""
-    text: Any = value
-    return str.__getitem__(text, slice(None)) if issubclass(type(text), str) else ""
+    return str.__getitem__(value, slice(None)) if issubclass(type(value), str) else ""
 
 
 def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
@@ -598,44 +603,10 @@ def is_ci(environ: Mapping[str, str] = os.environ) -> bool:
 def _agent(environ: Mapping[str, str] = os.environ) -> str:
     """The AI coding agent that runs us: a word of `AGENTS`, "other" for one that we don't know, or "none"."""
     generic = ("AI_AGENT", "AGENT")
-    values = [environ.get(name, "").strip().lower() for name in generic]
-    named = [_AGENT_WORDS.get(re.split("[^a-z0-9]", value)[0]) for value in values]
+    named = [_AGENT_WORDS.get(re.split("[^a-z0-9]", environ.get(name, "").lower())[0]) for name in generic]
     seen = [agent for agent, names in {**AGENTS, "other": generic}.items()
             if any(_is_set(environ, name) for name in names)]
     return next(filter(None, [*named, *seen]), "none")
-
-
-def _can_start() -> bool:
-    """Whether a thread can begin and open a socket: not at the end of the main thread, with a stack so small
-    that it ends the process, or where a standard stream is closed, whose place the socket would take."""
-    main = threading.main_thread()
-    is_over = sys.is_finalizing() or threading.current_thread() is main and not main.is_alive()
-    has_streams = os.name == "nt" or _quietly(lambda: all(map(os.fstat, (0, 1, 2))), False)
-    return bool(has_streams and not is_over and not 0 < threading.stack_size() < 2 ** 18)  # bytes
-
-
-def _fork_lock() -> Any:
-    """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
-    is held in a fork is held in the child for ever."""
-    lock = threading.RLock()
-    release = partial(_quietly, lock.release, None)  # it raises where the fork began before we registered
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=release, after_in_child=release)
-    return lock
-
-
-def _load_network_code() -> bool:
-    """Import what a request needs. Our thread, but not the host's under gevent, takes no signal, not even the
-    SIGPIPE by which a lost connection may end a process; but those of a crash, which faulthandler reports."""
-    import signal
-    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
-    if hasattr(signal, "pthread_sigmask") and is_own:
-        crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
-    import calendar  # for dates
-    import encodings.idna  # for name look-ups
-    import urllib.request
-    return True
 
 
 def input_source(value: Any) -> str:
@@ -667,7 +638,7 @@ def error_type(exc: object) -> str:
                 todo.append(error.__context__ if error.__cause__ is None else error.__cause__)
             else:
                 for base in (error if isinstance(error, type) else type(error)).__mro__:
-                    yield "ConfigError" if base.__module__ == "configparser" else base.__name__
+                    yield "ConfigError" if base.__module__ == "configparser" else _plain(base.__name__)
 
     names: list[str] = _quietly(lambda: [*class_names()], [])
     found = [_ERROR_NAMES[name] for name in names if name in _ERROR_NAMES]
@@ -685,7 +656,8 @@ def _words(kind: Any, value: Any) -> str:
     """A word, or words joined by commas in their order and once each; "other" for each that may not leave."""
     is_list = kind == "words" or isinstance(kind, _Several)
     fits = kind.__contains__ if isinstance(kind, tuple) else re.compile(_WORD).fullmatch
-    items = (value,) if isinstance(value, str) or not is_list else () if value is None else value
+    is_one = not is_list or isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
+    items = () if is_list and value is None else (value,) if is_one else value
     words = {}  # a set would keep no order
     for text in map(_plain, islice(items, _MAX_ITEMS)):
         forms = (text, text.lstrip("-").partition("=")[0]) if is_list else (text,)  # a flag without its value
@@ -694,7 +666,7 @@ def _words(kind: Any, value: Any) -> str:
 
 
 def _number(value: Any, least: int = 0) -> int | float:
-    """The number, numpy's too, by no method of its own. Raises TypeError, ValueError if it may not leave."""
+    """The number, numpy's too, as an exact one. Raises TypeError, ValueError if it may not leave."""
     number = float.__add__(value, 0.0) if issubclass(type(value), float) else int.__add__(index(value), 0)
     if type(value) is bool or not least <= number <= _MAX_NUMBER:  # which is so for NaN, too
         raise ValueError("it is no number that may leave")
@@ -702,7 +674,7 @@ def _number(value: Any, least: int = 0) -> int | float:
 
 
 def _shaped(name: str, kind: Any, value: Any) -> dict[str, Any]:
-    """What may leave of a parameter, by name, and None for what may not. Raises anything if nothing may."""
+    """What may leave of a parameter, by name, and None for what may not. Raises any error if nothing may."""
     if kind == "flag":
         return {name: value if type(value) is bool else None}
     if kind in ("count", "milliseconds"):
@@ -744,10 +716,10 @@ def _checked(declared: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[di
 
 
 def _time_stamp() -> int:
-    """The moment of recording in microseconds since 1970, a few milliseconds early: from a place in the slot
-    before last that only chance knows, each event takes the next one. So they are unique in this process and
-    in practice among those that share a home, keep their order, and tell nothing but the time."""
-    slot, now = 4096, int(_wall_time() * 1e6)
+    """The moment of recording in microseconds since 1970, some milliseconds early: a process begins at a
+    random place in a slot of time, and its next events take the next places. So they are unique in it, and in
+    practice among those that share a home, keep their order, and tell nothing but the time."""
+    slot, now = 4000, int(_wall_time() * 1e6)
     place = crc32(_RUN + b"%d" % os.getpid()) % slot + next(_Clock.ticks)
     return max(now - now % slot - 2 * slot, 0) + place
 
@@ -782,8 +754,8 @@ _LAST_PAUSE = 86400.0  # seconds; no pause is longer, whatever an answer asks fo
 
 def _destination(product: Product, environ: Mapping[str, str], config: _Config, ci: bool,
                  agent: str) -> _Destination:
-    """Where events go now, or why nowhere. The first destination that is set counts, and Google's beside a
-    placeholder is not. An ID and a secret stay with the endpoint that they came with."""
+    """Where events go now, or why nowhere. The first destination that is set counts; Google's with a
+    placeholder for its ID is not set. An ID and a secret stay with the endpoint that they came with."""
     placeholder, problem = _CODEGEN["tracking_id"], ""
     named = [environ.get(product.env_prefix + end, "").strip() for end in ("_ENDPOINT", "_ID", "_API_SECRET")]
     their_endpoint, their_id, secret = config.endpoint, config.tracking_id or placeholder, product.api_secret
@@ -826,7 +798,7 @@ def _request(to: _Destination, events: list[dict[str, Any]]) -> tuple[str, dict[
 
 
 def _retry_seconds(text: Any) -> float:
-    """The seconds that a Retry-After header asks for, from one to a day's. Raises anything for rubbish."""
+    """The seconds that a Retry-After header asks for, from one to a day's. Raises any error for rubbish."""
     from email.utils import mktime_tz, parsedate_tz  # loaded with the network code
     date = parsedate_tz(text)
     return float(min(max(mktime_tz(date) - time.time() if date else int(text), 1), _LAST_PAUSE))
@@ -837,14 +809,15 @@ def _retry_seconds(text: Any) -> float:
 _MAX_WAITING = 500
 _MAX_AGE = 28 * 86400.0    # seconds; GA4 moves the time of what is older than 72 hours, and counts it
 _MAX_BATCH = 25            # GA4's limit of events a request
+_MAX_EVENT = 5000          # bytes; 25 of them stay below GA4's 130 kB
 _MINUTE = 60.0             # of a hold, of a rest, and of a pause that counts as no failure
 _FIRST_PAUSE = 600.0       # seconds without a try after a failure
-_BOUND_TO = ("endpoint", "measurement_id", "client_id")  # what an event is never sent to another of
+_BOUND_TO = ("endpoint", "measurement_id", "client_id")  # an event is sent only where these are the same
 _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _NAME_LENGTH = 48          # of what matches
 _CLAIM = f"{_EVENT}[.][0-9a-f]{{8}}-[0-9]+[.]claim"
 _STATE = "(hold|[0-9a-f]{8})[.]state"
-_PASSING = f"{_CLAIM}|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # what is as old as its file
+_PASSING = f"{_CLAIM}|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # their age is the file's
 _OURS = f"{_EVENT}|{_PASSING}"
 # Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
 _REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
@@ -855,13 +828,11 @@ _State = namedtuple("_State", "why until failures", defaults=("", 0.0, 0))
 class _Outbox:
     """Events that wait on disk, shared by every process of a user; renaming is the only lock.
 
-    | name | what it is |
-    | --- | --- |
-    | `<microseconds>-<client>-<destination>-<random>.json` | an event that waits |
-    | the same with `.<process>.claim` | an event that a process is sending |
-    | `<destination>.state` | why nothing is tried and until when: a pause or a rest; failures in a row |
-    | `hold.state` | the same for every destination: the first-run notice was just shown |
-    | `*.tmp` | a file being written |
+    - `<microseconds>-<client>-<destination>-<random>.json`: an event that waits
+    - the same with `.<process>.claim`: an event that a process is sending
+    - `<destination>.state`: why nothing is tried and until when, a pause or a rest; failures in a row
+    - `hold.state`: the same for every destination, because the first-run notice was just shown
+    - `*.tmp`: a file being written
     """
 
     def __init__(self, folder: str) -> None:
@@ -919,9 +890,10 @@ class _Outbox:
         for name in sorted(self.waiting(to), key=lambda waiting: waiting not in own):
             try:
                 record = json.loads(_read_bytes(self.path(name)))
-                if any(record[part] != getattr(to, part) for part in _BOUND_TO):
-                    raise ValueError("it is for another destination")
-                json.dumps(record["event"], allow_nan=False)  # because NaN is read, but must not be sent
+                size = len(json.dumps(record["event"], allow_nan=False))  # which raises for NaN
+                is_ours = all(record[part] == getattr(to, part) for part in _BOUND_TO)
+                if not (is_ours and isinstance(record["event"], dict) and size <= _MAX_EVENT):
+                    raise ValueError("we have not written this")
                 now = time.time()  # by our clock, because a claim is as old as its file
                 _quietly(partial(os.utime, self.path(name), (now, now)), None)
                 os.rename(self.path(name), self.claim(name))
@@ -948,8 +920,7 @@ class _Outbox:
         for _ in range(10):  # because others rename meanwhile
             names = self.names(pattern)
             if not names:
-                with suppress(OSError):  # something else may be in it
-                    os.rmdir(self._folder)
+                _quietly(partial(os.rmdir, self._folder), None)  # something else may be in it
                 return
             for name in names:
                 _unlink(self.path(name))
@@ -957,7 +928,7 @@ class _Outbox:
 
     def state(self, name: str) -> _State:
         """The hold, pause or rest that is stored, with an empty `why` if it is over: also one that would last
-        longer than its kind may, because the clock was set back. In the run of the notice a hold never is."""
+        longer than its kind may, because the clock was set back. Its own run never ends a hold."""
         with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             record = json.loads(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
@@ -967,7 +938,7 @@ class _Outbox:
         return _State()
 
     def obstacle(self, to: _Destination) -> _State:
-        """What keeps a destination's events here; an empty state for nothing. A rest keeps less than 25."""
+        """What keeps a destination's events here; an empty state for nothing. A rest keeps fewer than 25."""
         for state in map(self.state, [to.key] if to.at_once else ["hold", to.key]):
             is_over = state.why == "delivered" and (to.at_once or len(self.waiting(to)) >= _MAX_BATCH)
             if state.why and not is_over:
@@ -996,7 +967,7 @@ class _Outbox:
 # === Sender: how does it leave? ===
 
 _REQUEST_SECONDS = 1.0
-_FAIR_SECONDS = 0.25  # a request cut shorter by the exit proves nothing, so none begins with less left
+_FAIR_SECONDS = 0.25  # a request that the exit cuts sooner proves nothing, so none begins with less left
 _Request = namedtuple("_Request", "to events began")  # on its way: the events by name, and since when
 
 
@@ -1017,23 +988,24 @@ def _connected(end: float, address: tuple[str, int], *ignored: object) -> Any:
     kind = _bounded(socket.socket, end, "sendall", "recv_into")
     found = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
     for number, (*family, _, place) in enumerate(found):
-        with suppress(OSError), ExitStack() as failed:  # this one does not answer
-            connection = failed.enter_context(closing(kind(*family)))
-            connection.settimeout((end - _Clock.now()) / (len(found) - number))
+        connection, share = None, (end - _Clock.now()) / (len(found) - number)
+        with suppress(OSError):  # there is no such socket to be had, or nobody answers
+            connection = kind(*family)
+            connection.settimeout(max(share, 0.001))
             if connection.fileno() > 2:  # else it stands in the place of a closed standard stream
                 connection.connect(place)
-                failed.pop_all()
                 return connection
+        if connection:
+            connection.close()
     raise OSError("no address of the host answers")
 
 
 def _connection_class(scheme: str, query: str, may_post: Callable[[], bool], end: float) -> Any:
-    """A class of HTTP connections that are over with the second, and send no header but our own. They alone
-    know the URL's query with the secret, because what a host has patched in may write URLs into traces."""
+    """A class of HTTP connections that end when the clock shows `end`, and send no header but ours. They
+    alone know the URL's query with the secret, because what a host has patched in writes URLs into traces."""
     from http import client
     kind: Any = client.HTTPSConnection if scheme == "https" else client.HTTPConnection
     response: Any = client.HTTPResponse
-
     class Response(response):  # type: ignore[misc]
         def _read_status(self) -> Any:
             version, status, reason = super()._read_status()
@@ -1041,7 +1013,6 @@ def _connection_class(scheme: str, query: str, may_post: Callable[[], bool], end
 
     class Connection(kind):  # type: ignore[misc]
         response_class = Response
-
         def connect(self) -> None:
             self._create_connection = partial(_connected, end)
             super().connect()
@@ -1084,6 +1055,39 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
     request.timeout = _REQUEST_SECONDS  # which `open` would set
     with opener._open(handler.do_request_(request)) as response:
         return response.status, _quietly(lambda: _retry_seconds(response.headers["Retry-After"]), 0.0)
+
+
+def _can_start() -> bool:
+    """Whether a thread can begin and open a socket: not at the end of the main thread, with a stack so small
+    that it ends the process, or where a standard stream is closed, whose place the socket would take."""
+    main = threading.main_thread()
+    is_over = sys.is_finalizing() or threading.current_thread() is main and not main.is_alive()
+    has_streams = os.name == "nt" or _quietly(lambda: all(map(os.fstat, (0, 1, 2))), False)
+    return bool(has_streams and not is_over and not 0 < threading.stack_size() < 2 ** 18)  # bytes
+
+
+def _fork_lock() -> Any:
+    """A lock that no fork finds held. What our thread loads under it locks modules, and a module's lock that
+    is held in a fork is held in the child for ever."""
+    lock = threading.RLock()
+    release = partial(_quietly, lock.release, None)  # it raises where the fork began before we registered
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=release, after_in_child=release)
+    return lock
+
+
+def _load_network_code() -> bool:
+    """Import what a request needs, and let our thread (under gevent the host's) take no signal but those of a
+    crash, which faulthandler reports: not even SIGPIPE, by which a lost connection may end a process."""
+    import signal
+    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
+    if hasattr(signal, "pthread_sigmask") and is_own:
+        crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+    import calendar  # for dates
+    import encodings.idna  # for name look-ups
+    import urllib.request
+    return True
 
 
 class _Sender:
@@ -1181,7 +1185,7 @@ class _Sender:
                 to = self._look()
                 why = self.outbox.obstacle(to).why if to else "no"
                 is_open = why in ("", "delivered")
-                gone = self._own - self.outbox.present()  # delivered, if it may be, for the user's present ID
+                gone = self._own - self.outbox.present()  # delivered by others, or else deleted
                 self._own -= gone
                 self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
                 if to and why == "delivered" and self._own:  # a flush ends a rest
@@ -1230,17 +1234,17 @@ def _say(name: str, text: str) -> bool:
             plain = plain.translate(str.maketrans("┌─┐│└┘", "+-+|++"))
         data = plain.encode(encoding, "replace")
         if type(stream) is not TextIOWrapper:
-            count = stream.write(data.decode(encoding))
+            written = stream.write(data.decode(encoding))
             getattr(stream, "flush", bool)()
-            return type(count) is not int or not 0 < count < len(plain)  # 0 says what a display holds back
+            return type(written) is not int or not 0 < written < len(plain)  # a display that waits says 0
         stream.flush()
         # Past the buffer: what stays in it after an error fails again at the exit, and changes its code.
         raw: Any = getattr(stream.buffer, "raw", stream.buffer)
         while data:
-            count = raw.write(data)
-            if not count:  # it is full, and does not block
+            written = raw.write(data)
+            if not written:  # it is full, and does not block
                 return False
-            data = data[count:]
+            data = data[written:]
         return True
     return bool(_quietly(write, False))  # it may be closed, or the host's own object
 
@@ -1266,8 +1270,8 @@ def _notice(product: Product) -> str:
 
 def _look(product: Product, path: str, ci: bool, agent: str, project_says_no: Callable[[], bool],
           at_all: bool = False, environ: Mapping[str, str] = os.environ) -> _Situation:
-    """Look at environment, project and config file; off by environment, at no file unless `at_all`. With
-    `at_all`, for `status`, it does not matter whether anybody can see the notice."""
+    """Look at environment, project and config file; at no file where the environment says no. `status` looks
+    `at_all`: at the files even then, and without asking whether anybody can see the notice."""
     refusal = _variable_refusal(product, environ)
     debug = _is_set(environ, product.env_prefix + "_DEBUG")
     if refusal and not at_all:
@@ -1283,7 +1287,6 @@ def _look(product: Product, path: str, ci: bool, agent: str, project_says_no: Ca
 
 
 def _explain(seen: _Situation, line: str) -> None:
-    """Say something in debug mode."""
     if seen.debug:
         _say("stderr", f"[telemetry] {line}\n")
 
@@ -1294,13 +1297,12 @@ def _shown(to: _Destination, event: dict[str, Any]) -> str:
     to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
     url, headers, body = _request(to, [event])
     first = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {_masked(url)}"
-    return "\n".join(["debug mode, nothing is sent", first, *map(": ".join, headers.items()), "",
-                      body.decode()])
+    shown = ["debug mode, nothing is sent", first, *map(": ".join, headers.items()), "", body.decode()]
+    return "\n".join(shown)
 
 
 def _never_raises(default: object) -> Callable[[T], T]:
-    """Let a method of `Telemetry` or `_Command` return the default where it would raise; debug mode shows the
-    error, and where the host's tests capture events it goes on."""
+    """Let a method return the default where it would raise; debug mode shows it, a host's tests get it."""
     def decorate(method: Any) -> Any:
         @wraps(method)
         def guarded(self: Any, /, *args: Any, **params: Any) -> Any:
@@ -1360,7 +1362,7 @@ class _Command:
             telemetry._wake(seen)
         else:
             with telemetry._sender().loading:
-                pass  # what loads makes CPython forget that Ctrl-C ended the main module
+                pass  # because modules that load now would make CPython forget that Ctrl-C ended the main one
 
 
 class Telemetry:
@@ -1444,9 +1446,8 @@ class Telemetry:
         """See to it that the thread runs where something may go now. What waits is deleted where the config
         file says no: another program may have written that."""
         seen = seen or self._look()
-        if seen.refusal == self._path and not seen.config.problem:
-            with suppress(OSError):
-                self._outbox.clear()
+        if not (seen.config.enabled or seen.config.problem or seen.config is _MISSING):
+            _quietly(self._outbox.clear, None)
         elif seen.way and not self._outbox.obstacle(seen.way).why:
             self._sender().start()
 
@@ -1484,9 +1485,9 @@ class Telemetry:
 
     def _introduced(self, seen: _Situation) -> _Situation:
         """The situation after the config file was made and the notice was shown, where they are due. Who does
-        not get the lock lets the other process show it, and records. On failure nothing is left."""
+        not get the lock leaves the notice to the other, and records. A failed notice leaves no new file."""
         def show(before: _Config) -> None:
-            if not before.notice_shown:  # else another process has just shown it
+            if before.enabled and not before.notice_shown:  # else another process has just shown it
                 self._outbox.begin("hold", "notice", _MINUTE)  # before the mark: others keep it, too
                 if not _say("stderr", _notice(self._product)):
                     raise OSError("nobody was told")
@@ -1501,14 +1502,15 @@ class Telemetry:
         except (BlockingIOError, FileNotFoundError):  # the latter when another process broke our lock
             pass
         except (OSError, ValueError):
-            if is_shown:
+            now = _read_config(path)
+            if is_shown and now.enabled and not now.notice_shown:  # else others said no, or showed it
                 with suppress(OSError):
                     self._outbox.clear("hold[.]state")
-                    if is_new and _read_config(path).enabled:  # else somebody said no meanwhile
+                    if is_new and not seen.to.at_once:
                         os.unlink(os.path.realpath(path))
                         os.rmdir(os.path.dirname(path))
-                if not seen.to.at_once:
-                    return seen._replace(refusal=_UNTOLD)
+            if is_shown and not seen.to.at_once:
+                return seen._replace(refusal=_UNTOLD)
         return self._look()
 
 
@@ -1530,9 +1532,9 @@ disable   switch it off for this user, and delete what waits
 # The variables that count, after the product's prefix or without it, and the effect of each.
 _VARIABLES = MappingProxyType({
     "DO_NOT_TRACK": "turns telemetry off", "{}_DISABLED": "turns telemetry off",
-    "{}_DEBUG": "shows requests instead of sending them", "{}_ENDPOINT": "sets the destination, if not empty",
-    "{}_ID": "goes to _ENDPOINT's destination; no effect without it",
-    "{}_API_SECRET": "goes to _ENDPOINT's destination; no effect without it",
+    "{}_DEBUG": "shows requests instead of sending them", "{}_ENDPOINT": "sets the destination",
+    "{}_ID": "sets the destination's ID; no effect without _ENDPOINT",
+    "{}_API_SECRET": "sets the destination's secret; no effect without _ENDPOINT",
     "PYTEST_VERSION": "turns telemetry off, unless an endpoint or debug mode is set"})
 
 
@@ -1547,7 +1549,7 @@ def _kind_text(kind: Any) -> str:
 def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Everything that `status` shows, as JSON types. Reads only."""
     product, seen, outbox = telemetry._product, telemetry._look(at_all=True), telemetry._outbox
-    config, to, state = seen.config, seen.to, outbox.obstacle(seen.to)
+    config, to, state = seen.config, seen.to, _quietly(lambda: outbox.obstacle(seen.to), _State())
     events: list[str] = _quietly(lambda: sorted(name for name in outbox.present()
                                                 if name[17:25] == config.client_id[:8]), [])
     variables = {name.format(product.env_prefix): effect for name, effect in _VARIABLES.items()}
@@ -1565,7 +1567,7 @@ def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> di
                     "since": _time_text(int(events[0][:16]) / 1e6) if events else None,
                     "kept_by": _REASONS[state.why][0] if state.why else None,
                     "until": _time_text(state.until) if state.why else None},
-        "environment": {name: effect if _is_set(environ, name) or name.endswith("_ENDPOINT")
+        "environment": {name: effect if _is_set(environ, name) or effect.startswith("sets ") and environ[name]
                         else "no effect (empty, or a word for no)"
                         for name, effect in variables.items() if name in environ},
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
