@@ -2170,6 +2170,10 @@ class ConsentTests(UserCase):
         ("js", "export default {telemetry: {url: `https://${host}/}`, enabled: false}}"),
         ("ts", "export default {telemetry: Object.freeze({enabled: false} as Telemetry)}"),
         ("js", "export default {telemetry: isLocal ? {enabled: false} : {}}"),
+        ("js", "export default {telemetry: process.env.CI\n  ? {enabled: true}\n  : {enabled: false}}"),
+        ("js", "export default {telemetry: (\n  {enabled: false})}"),
+        ("js", "export default {base: base.replace(/\\/*$/, ''), telemetry: {enabled: false}}"),
+        ("js", "export default {match: /^https?:\\/\\//, telemetry: {enabled: false}}"),
         ("js", "const telemetry = {\n  enabled: false,\n};\nexport default {telemetry};"),
         ("js", "const config = {};\nconfig.telemetry = {enabled: false};\nexport default config;"),
         ("yaml", "telemetry:\n  enabled: false\n"),
@@ -2190,6 +2194,8 @@ class ConsentTests(UserCase):
         ("yaml", "telemetry:\n  {enabled: false}\n"),
         ("yaml", "telemetry:\n  enabled: False\n"),
         ("yaml", "telemetry:\n  enabled: FALSE\n"),
+        ("yaml", "telemetry:\n  enabled: N\n"),
+        ("yaml", "\udcff\udcfe" + "\0".join("telemetry:\n  enabled: false\n") + "\0"),
         ("yaml", "telemetry:\n  enabled: 'false'\n"),
         ("yaml", "telemetry:\n  enabled: true\ntelemetry:\n  enabled: false\n"),
         ("rc", '{\n  "telemetry": {\n    "enabled": false\n  }\n}\n'),
@@ -2334,12 +2340,16 @@ class ConsentTests(UserCase):
         rows = [[head, unit, 2 ** 16] for unit in units for head in ("telemetry: {", "telemetry:\n  ")]
         rows += [["telemetry", "".join(rng.choices(units, k=rng.choice((1, 2, 3, 9, 99)))), 2 ** 20]
                  for _ in range(4)]
+        rows += [["stairs", unit, 2 ** 20] for unit in ("telemetry:\n", "- telemetry:\n", "telemetry: {\n")]
         code = """
             import time
             number, *rows = rows
             os.mkdir(str(number)), os.chdir(str(number))
             for head, unit, size in rows:
                 text = (head + unit * (size // len(unit.encode()) - 1)).encode()
+                if head == "stairs":  # nine long lines below 190 that are each indented one more, and only stairs
+                    text = "".join(" " * n + unit for n in range(190)) + (" " * 200 + "x" * 99000 + "\\n") * 9
+                    text = (text if number else "".join(" " * n + unit for n in range(1400))).encode()
                 for name in ("codegen.config.js", "codegen.yaml"):
                     Path(name).write_bytes(text)
                 began = time.process_time()
@@ -2544,6 +2554,17 @@ class ConfigTests(UserCase):
             if POSIX:
                 for path in [folder, *folder.rglob("*")]:
                     self.assertEqual(path.stat().st_mode & 0o777, 0o700 if path.is_dir() else 0o600, path)
+
+    def test_folders_above_it_are_for_the_user_whatever_the_umask(self) -> None:
+        code = """
+            os.umask(0o777)
+            product = Product(command="its", directory="deep/er/its")
+            answers.append(said(lambda: main(["enable"], product=product))[0])
+            answers += [os.stat(os.path.join(os.environ["HOME"], name)).st_mode & 0o777
+                        for name in ("deep", "deep/er", "deep/er/its", "deep/er/its/config.json")]
+            """
+        if POSIX:
+            self.assertEqual(self.ask(code, []), [0, 0o700, 0o700, 0o700, 0o600])
 
     def test_only_an_event_or_a_decision_creates_it(self) -> None:
         code = """
@@ -2750,6 +2771,42 @@ class ConfigTests(UserCase):
                     waiting = list(config.parent.rglob("*-*-*-*.json"))  # for who holds the lock to tell
                     self.assertEqual(len(waiting), word == "track")
                     self.assertGreater(seconds, 0 if works else 1.8)
+
+    def test_a_damaged_file_stays_a_no_until_a_decision_is_stored(self) -> None:
+        """Whether it waits for a lock in vain, or the disk is full."""
+        code = """
+            import resource, signal
+            path = Path(os.environ["HOME"], ".the-codegen-project", "config.json")
+            path.parent.mkdir()
+            path.write_text("{")
+            lock = path.with_name("config.json.lock")
+            for word in ("disable", "enable"):
+                lock.touch()
+                answers.append([said(lambda: main([word]))[0], path.read_text(), Telemetry().reason == str(path)])
+                lock.unlink()
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))
+            answers.append([said(lambda: main(["disable"]))[0], path.read_text(), Telemetry().reason == str(path)])
+            """
+        if POSIX:
+            self.assertEqual(self.ask(code, [], self.home_of("damaged")), [[1, "{", True]] * 3)
+
+    def test_an_enable_gives_way_to_a_disable_that_came_later(self) -> None:
+        """However long it slept between writing and looking whether its word stands."""
+        code = """
+            import codegen_telemetry
+            clock, sleep = codegen_telemetry._Clock, codegen_telemetry._Clock.sleep
+            def late(seconds):
+                clock.sleep = staticmethod(sleep)
+                answers.append(said(lambda: main(["disable"]))[0])
+            path = os.path.join(os.environ["HOME"], ".the-codegen-project", "config.json")
+            for before in ("missing", "disable", "enable"):
+                if before != "missing": said(lambda: main([before]))
+                clock.sleep = staticmethod(late)
+                answers.append(said(lambda: main(["enable"]))[0])
+                answers.append(Telemetry().reason == path)
+            """
+        self.assertEqual(self.ask(code, [], self.home_of("late")), [0, 1, True] * 3)
 
     def test_decisions_are_written_durably_even_if_they_change_nothing(self) -> None:
         code = """
@@ -3089,6 +3146,34 @@ class NoticeTests(UserCase):
                 self.assertIs(self.shown(Path(env["HOME"])), True if is_told else None)
                 self.assertEqual(len(list(Path(env["HOME"]).rglob("*"))) > 0, is_told)
         self.assertEqual(server.requests, [])
+
+    def test_a_notice_that_fails_takes_nothing_away_from_others(self) -> None:
+        """Neither the hold and the mark of one who showed it meanwhile, nor what goes to a destination that the
+        environment names."""
+        code = textwrap.dedent(TERMINAL) + textwrap.dedent("""
+            folder = Path.home() / ".the-codegen-project"
+            class Failing(Terminal):
+                def write(self, text):
+                    if sys.argv[1] == "shown meanwhile":
+                        path = folder / "config.json"
+                        document = json.loads(path.read_text())
+                        path.write_text(json.dumps({**document, "hasShownTelemetryNotice": True}))
+                    raise OSError(5, "gone")
+            err, sys.stderr = sys.stderr, Failing()
+            product = Product(endpoint="http://127.0.0.1:9/", tracking_id="G-1", api_secret="own")
+            Telemetry(product, exit_wait=0).track("init_executed")
+            sys.stderr = err
+            print(sorted(path.name[-6:] for path in folder.rglob("*")))
+            """)
+        rows = {"nobody": ({}, []), "shown meanwhile": ({}, ["g.json", "outbox", ".state"]),
+                "named": ({"CODEGEN_TELEMETRY_ENDPOINT": "http://127.0.0.1:9/"}, ["g.json", "outbox", ".json"])}
+        for name, (more, left) in rows.items():
+            done, _ = self.run_code(code, self.home_of(name, **more), name)
+            with self.subTest(name):
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                found = [part if part[-5:] != ".json" or part == "g.json" else ".json"
+                         for part in json.loads(done.stdout.replace("'", '"'))]
+                self.assertEqual(sorted(found), sorted(left))
 
     @on_terminal_only
     def test_a_full_disk_does_not_repeat_it(self) -> None:
@@ -4075,6 +4160,24 @@ class CrowdTests(DeliveryCase):
         """, self.user(server), flags=FORKING)
         self.assert_arrived([*range(100, 120), *range(200, 220)], server.events)
 
+    def test_no_module_is_loaded_after_the_network_code(self) -> None:
+        """A module's lock that is held in a fork would be held in the child for ever."""
+        busy = (503, {"Retry-After": "Fri, 01 Jan 2038 00:00:00 GMT"})
+        for number, server in enumerate((self.server(), self.server(busy), self.server(silent))):
+            for scheme in ("http", "https"):  # the latter to a server that does not speak it
+                env = self.user(server)
+                env["CODEGEN_TELEMETRY_ENDPOINT"] = env["CODEGEN_TELEMETRY_ENDPOINT"].replace("http", scheme, 1)
+                with self.subTest(number, scheme=scheme):
+                    self.assert_says(["[]"], """
+                        import codegen_telemetry
+                        record(1)
+                        codegen_telemetry._load_network_code()
+                        import ssl
+                        before = set(sys.modules)
+                        mine.flush(3)
+                        print(sorted(set(sys.modules) - before))
+                    """, env)
+
     @FORKS
     def test_a_fork_waits_for_no_request_and_a_child_not_for_that_of_its_parent(self) -> None:
         self.assert_says(["True True 3"], """
@@ -4890,6 +4993,10 @@ class BoundTests(DeliveryCase):
         code = "objects = [mine, Telemetry()]\nfor number in range(180): record(number, objects[number % 2])"
         self.crew([partial(self.child, code, other) for _ in range(3)])
         self.assertEqual(len(self.files(other, "**/*.json")), 500)
+        killed = self.user(self.server())
+        code = "older(0)\nstate('failed', 500)\nfor number in range(620): record(number)\nos._exit(0)"
+        self.assertEqual(self.run_child(code, killed).err, "")
+        self.assertLess(len(self.files(killed, "**/*.json")), 550)  # one of fifty looks, and none at the end
 
     def test_28_days(self) -> None:
         """Nothing older is sent, nor waits for the end of a pause; a time stamp stays what it was."""
