@@ -928,7 +928,7 @@ class _Outbox:
 
     def state(self, name: str) -> _State:
         """The hold, pause or rest that is stored, with an empty `why` if it is over: also one that would last
-        longer than its kind may, because the clock was set back. Its own run never ends a hold."""
+        longer than its kind may, because the clock was set back. A hold is never over in its own run."""
         with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             record = json.loads(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
