@@ -679,7 +679,7 @@ def _shaped(name: str, kind: Any, value: Any) -> dict[str, Any]:
         return {name: value if type(value) is bool else None}
     if kind in ("count", "milliseconds"):
         return {name: round(_number(value))}
-    if not isinstance(kind, Mapping):
+    if isinstance(kind, (str, tuple)):
         return {name: _words(kind, value)}
     shaped: dict[str, Any] = {}
     for option, held in islice(value.items(), _MAX_ITEMS):
@@ -1540,10 +1540,10 @@ _VARIABLES = MappingProxyType({
 
 def _kind_text(kind: Any) -> str:
     """A kind with the words that it lets through."""
-    if isinstance(kind, Mapping):
-        return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
     name = "several" if isinstance(kind, _Several) else "choice"
-    return kind if isinstance(kind, str) else f"{name}: {', '.join(kind)}"
+    if isinstance(kind, (str, tuple)):
+        return kind if isinstance(kind, str) else f"{name}: {', '.join(kind)}"
+    return "; ".join(["options", *(f"{option}: {', '.join(kind[option])}" for option in kind)])
 
 
 def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

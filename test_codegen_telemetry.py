@@ -2347,9 +2347,9 @@ class ConsentTests(UserCase):
             os.mkdir(str(number)), os.chdir(str(number))
             for head, unit, size in rows:
                 text = (head + unit * (size // len(unit.encode()) - 1)).encode()
-                if head == "stairs":  # nine long lines below 190 that are each indented one more, and only stairs
-                    text = "".join(" " * n + unit for n in range(190)) + (" " * 200 + "x" * 99000 + "\\n") * 9
-                    text = (text if number else "".join(" " * n + unit for n in range(1400))).encode()
+                if head == "stairs":  # each line is indented one more, and nine long ones may follow
+                    text = "".join(" " * n + unit for n in range(190 if number else 1400))
+                    text = (text + (" " * 200 + "x" * 99000 + "\\n") * 9 * (number > 0)).encode()
                 for name in ("codegen.config.js", "codegen.yaml"):
                     Path(name).write_bytes(text)
                 began = time.process_time()
@@ -2777,16 +2777,19 @@ class ConfigTests(UserCase):
         code = """
             import resource, signal
             path = Path(os.environ["HOME"], ".the-codegen-project", "config.json")
+            def look(word):
+                code = said(lambda: main([word]))[0]
+                answers.append([code, path.read_text(), Telemetry().reason == str(path)])
             path.parent.mkdir()
             path.write_text("{")
             lock = path.with_name("config.json.lock")
             for word in ("disable", "enable"):
                 lock.touch()
-                answers.append([said(lambda: main([word]))[0], path.read_text(), Telemetry().reason == str(path)])
+                look(word)
                 lock.unlink()
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))
-            answers.append([said(lambda: main(["disable"]))[0], path.read_text(), Telemetry().reason == str(path)])
+            look("disable")
             """
         if POSIX:
             self.assertEqual(self.ask(code, [], self.home_of("damaged")), [[1, "{", True]] * 3)
@@ -3148,8 +3151,8 @@ class NoticeTests(UserCase):
         self.assertEqual(server.requests, [])
 
     def test_a_notice_that_fails_takes_nothing_away_from_others(self) -> None:
-        """Neither the hold and the mark of one who showed it meanwhile, nor what goes to a destination that the
-        environment names."""
+        """Neither the hold and the mark of one who showed it meanwhile, nor what goes to a destination that
+        the environment names."""
         code = textwrap.dedent(TERMINAL) + textwrap.dedent("""
             folder = Path.home() / ".the-codegen-project"
             class Failing(Terminal):
@@ -3165,8 +3168,9 @@ class NoticeTests(UserCase):
             sys.stderr = err
             print(sorted(path.name[-6:] for path in folder.rglob("*")))
             """)
+        named = {"CODEGEN_TELEMETRY_ENDPOINT": "http://127.0.0.1:9/"}
         rows = {"nobody": ({}, []), "shown meanwhile": ({}, ["g.json", "outbox", ".state"]),
-                "named": ({"CODEGEN_TELEMETRY_ENDPOINT": "http://127.0.0.1:9/"}, ["g.json", "outbox", ".json"])}
+                "named": (named, ["g.json", "outbox", ".json"])}
         for name, (more, left) in rows.items():
             done, _ = self.run_code(code, self.home_of(name, **more), name)
             with self.subTest(name):
@@ -4166,7 +4170,7 @@ class CrowdTests(DeliveryCase):
         for number, server in enumerate((self.server(), self.server(busy), self.server(silent))):
             for scheme in ("http", "https"):  # the latter to a server that does not speak it
                 env = self.user(server)
-                env["CODEGEN_TELEMETRY_ENDPOINT"] = env["CODEGEN_TELEMETRY_ENDPOINT"].replace("http", scheme, 1)
+                env["CODEGEN_TELEMETRY_ENDPOINT"] = scheme + env["CODEGEN_TELEMETRY_ENDPOINT"][4:]
                 with self.subTest(number, scheme=scheme):
                     self.assert_says(["[]"], """
                         import codegen_telemetry
@@ -5084,7 +5088,7 @@ class BoundTests(DeliveryCase):
                 workers.append(threading.Thread(target=own.flush, args=(9,)))
                 workers[0].start()
             def give_back():
-                for name in waiting(".claim"): os.rename(outbox + name, outbox + name.partition(".json")[0] + ".json")
+                for name in waiting(".claim"): os.rename(outbox + name, outbox + name[:48])
             be_old()
         """
         flush = "record(first + 3); print(mine.flush(15))"
