@@ -1085,7 +1085,7 @@ def _load_network_code() -> bool:
         crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
     import calendar  # for dates
-    import encodings.idna  # for name look-ups
+    from encodings import ascii, idna  # for requests, on PyPy, and for name look-ups
     import urllib.request
     return True
 
