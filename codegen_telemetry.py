@@ -1201,9 +1201,9 @@ class _Sender:
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
                 self._leave_by = _Clock.now() + wait
-            while ((thread := self._thread) and (self._own or self._on_its_way)
-                   and _Clock.now() < self._leave_by):
-                thread.join(0.01)  # in slices, because Windows lets no Ctrl-C through a wait
+            while self._thread and (self._own or self._on_its_way) and _Clock.now() < self._leave_by:
+                # In slices, because Windows lets no Ctrl-C through a wait; under eventlet a `join` raises.
+                threading.Event().wait(0.002)
         self._leave_by = 0.0  # from here on no request begins
         with suppress(KeyboardInterrupt, SystemExit, OSError), self._lock:  # held until all is settled
             request = self._on_its_way

@@ -1518,9 +1518,14 @@ TRACERS = """
     urllib.request.install_opener(urllib.request.build_opener(Own))
     http.client.HTTPConnection.debuglevel = 1
     """
-# As eventlet does: sockets are of another class, some of whose methods only an object has; no poll is left.
+# As eventlet does: sockets are of another class, some of whose methods only an object has; no poll is left; to
+# join a thread for a while raises what is no Exception.
 GREEN = """
-    import select, socket
+    import select, socket, threading
+    def joined(self, timeout=None, _join=threading.Thread.join):
+        _join(self, timeout)
+        if timeout is not None: raise GeneratorExit("timeout")
+    threading.Thread.join = joined
     class Green:
         fd = None
         def __init__(self, family=socket.AF_INET, *args, _real=socket.socket, **kwargs):
@@ -1601,10 +1606,11 @@ class WireTests(ToldCase):
             telemetry = Telemetry()
             telemetry.track("init_executed")
             print(telemetry.close(15))
+            Telemetry(exit_wait=15).track("init_executed")
             """)
         done, _ = self.run_code(code, self.environment(server))
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "True\n", ""))
-        self.assertEqual(len(server.events), 1)
+        self.assertEqual(len(server.events), 2)
 
     @unittest.skipUnless(POSIX, "needs a shell")
     def test_no_socket_takes_the_place_of_a_closed_standard_stream(self) -> None:
