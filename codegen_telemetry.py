@@ -1306,10 +1306,10 @@ def _never_raises(default: object) -> Callable[[T], T]:
     def decorate(method: Any) -> Any:
         @wraps(method)
         def guarded(self: Any, /, *args: Any, **params: Any) -> Any:
-            telemetry = getattr(self, "_telemetry", self)
             try:
                 return method(self, *args, **params)
             except Exception as error:  # broad on purpose: telemetry never breaks its host
+                telemetry = getattr(self, "_telemetry", self)
                 if telemetry._captured is not None:
                     raise
                 kind = error.__class__  # no call, because the stack may be full, and the error holds objects
