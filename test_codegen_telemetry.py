@@ -1518,8 +1518,8 @@ TRACERS = """
     urllib.request.install_opener(urllib.request.build_opener(Own))
     http.client.HTTPConnection.debuglevel = 1
     """
-# As eventlet does: sockets are of another class, some of whose methods only an object has; no poll is left; to
-# join a thread for a while raises what is no Exception.
+# As eventlet does: sockets are of another class, some of whose methods only an object has; no poll is left;
+# to join a thread for a while raises what is no Exception.
 GREEN = """
     import select, socket, threading
     def joined(self, timeout=None, _join=threading.Thread.join):
