@@ -2794,8 +2794,10 @@ class ConfigTests(UserCase):
                 look(word)
                 lock.unlink()
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))
+            limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (9, limits[1]))
             look("disable")
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
             """
         if POSIX:
             self.assertEqual(self.ask(code, [], self.home_of("damaged")), [[1, "{", True]] * 3)
@@ -4223,7 +4225,8 @@ class CrowdTests(DeliveryCase):
                                for method, first in (("fork", 10), ("spawn", 20), ("forkserver", 30))])
         self.assertEqual({(one.code, one.err) for one in ended}, {(0, "")})
         self.sweep(env)
-        self.assert_arrived([tens + k for tens in (10, 20, 30) for k in (0, 1, 2)], server.events)
+        # Workers end by `os._exit`, so an answer may be lost.
+        self.assert_arrived([tens + k for tens in (10, 20, 30) for k in (0, 1, 2)], server.events, once=False)
 
     @unittest.skipUnless(hasattr(signal, "pthread_sigmask"), "signals")
     def test_our_thread_takes_no_signal_of_the_host(self) -> None:
