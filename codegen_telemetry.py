@@ -1468,7 +1468,7 @@ class Telemetry:
         if declared is None:
             _explain(seen, f"dropped an event: {ascii(event)[:60]} is not declared")
             return seen._replace(way=None)  # nothing is recorded, so no thread is needed
-        if not seen.debug and (seen.is_due or not seen.config.client_id):
+        if not seen.debug and (seen.is_due and _is_terminal() or not seen.config.client_id):
             seen = self._introduced(seen)
         declared_additions = {name: added[name] for name in added if name in declared}
         kept, dropped = _checked(declared, {**declared_additions, **params})
