@@ -398,9 +398,8 @@ def _changed(data: bytes, changes: Mapping[str, Any]) -> bytes:
 def _create_config(path: str) -> bool:
     """Create the config file, complete and by one process only: whether we did. Never raises."""
     path = os.path.realpath(path)
-    with suppress(AttributeError, NotImplementedError, OSError):  # it exists, or can have no hard link
-        with _written(path, _changed(_NEW, {})) as temporary:
-            os.link(temporary, path)  # exclusive: of many processes one is the first
+    with suppress(AttributeError, NotImplementedError, OSError), _written(path, _changed(_NEW, {})) as file:
+        os.link(file, path)  # exclusive; it raises where the file exists, or can have no hard link
         return True
     return False
 
@@ -878,11 +877,10 @@ class _Outbox:
         for name in self.names(_PASSING):
             path, longest = self.path(name), _MAX_AGE if name.endswith("state") else _STALE_SECONDS
             if _age(path) > longest and _token() not in name:
-                with suppress(OSError):
-                    if name.endswith("claim"):
-                        _patiently(os.replace, path, self.path(name[:_NAME_LENGTH]))
-                    else:
-                        os.unlink(path)
+                if name.endswith("claim"):
+                    _quietly(partial(_patiently, os.replace, path, self.path(name[:_NAME_LENGTH])), None)
+                else:
+                    _unlink(path)
 
     def take(self, to: _Destination, own: set[str]) -> dict[str, Any]:
         """Claim up to 25 events, those named `own` first, and delete what is damaged: the events by name."""
@@ -909,21 +907,19 @@ class _Outbox:
     def release(self, events: Iterable[str], is_done: bool) -> None:
         """Delete events that this process has claimed, or let them wait again."""
         for name in events:
-            with suppress(OSError):
-                if is_done:
-                    _patiently(os.unlink, self.claim(name))
-                else:
-                    _patiently(os.replace, self.claim(name), self.path(name))
+            if is_done:
+                _unlink(self.claim(name))
+            else:
+                _quietly(partial(_patiently, os.replace, self.claim(name), self.path(name)), None)
 
     def clear(self, pattern: str = _OURS) -> None:
         """Delete what is here of ours, or what matches. Raises OSError if something stays."""
         for _ in range(10):  # because others rename meanwhile
-            names = self.names(pattern)
-            if not names:
+            for name in self.names(pattern):
+                _unlink(self.path(name))
+            if not self.names(pattern):
                 _quietly(partial(os.rmdir, self._folder), None)  # something else may be in it
                 return
-            for name in names:
-                _unlink(self.path(name))
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def state(self, name: str) -> _State:
@@ -1084,6 +1080,10 @@ def _load_network_code() -> bool:
     if hasattr(signal, "pthread_sigmask") and is_own:
         crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
+    if sys.version_info < (3, 9):  # whose threads load this at their end, and abort where they can't
+        with suppress(ImportError, OSError):
+            import ctypes
+            ctypes.CDLL("libgcc_s.so.1")
     import calendar  # for dates
     from encodings import ascii, idna  # for requests, on PyPy, and for name look-ups
     import urllib.request
@@ -1190,8 +1190,8 @@ class _Sender:
                 self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
                 if to and why == "delivered" and self._own:  # a flush ends a rest
                     _unlink(self.outbox.path(to.key + ".state"))
-            if not is_open or _Clock.now() >= deadline or not self.start():  # takes over what the dead left
-                break
+                if not (self._own and is_open and _Clock.now() < deadline and self.start()):
+                    break  # else the thread also takes over what the dead left
             threading.Event().wait(0.01)
         with self._lock:  # so that who settles has come to the end
             return not (self._own or self._lost)
