@@ -280,9 +280,8 @@ def _has_place(path: str) -> bool:
 
 def _make_folder(path: str) -> None:
     """Make a folder for its user only, whatever the umask, and those above it. Raises OSError."""
-    if not os.path.isdir(path):
-        if os.path.dirname(path) != path:
-            _make_folder(os.path.dirname(path))
+    if path and not os.path.isdir(path):
+        _make_folder(os.path.dirname(path))
         with suppress(FileExistsError):
             os.mkdir(path, 0o700)
             os.chmod(path, 0o700)
@@ -306,8 +305,7 @@ def _quietly(call: Callable[[], Any], default: Any) -> Any:
 
 
 def _unlink(path: str) -> None:
-    with suppress(OSError):
-        _patiently(os.unlink, path)
+    _quietly(partial(_patiently, os.unlink, path), None)
 
 
 def _age(path: str) -> float:
@@ -816,7 +814,7 @@ _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _NAME_LENGTH = 48          # of what matches
 _CLAIM = f"{_EVENT}[.][0-9a-f]{{8}}-[0-9]+[.]claim"
 _STATE = "(hold|[0-9a-f]{8})[.]state"
-_PASSING = f"{_CLAIM}|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # their age is the file's
+_PASSING = f"{_CLAIM}|done[.][0-9a-f]{{8}}-[0-9]+|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # aged by file
 _OURS = f"{_EVENT}|{_PASSING}"
 # Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
 _REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
@@ -829,6 +827,7 @@ class _Outbox:
 
     - `<microseconds>-<client>-<destination>-<random>.json`: an event that waits
     - the same with `.<process>.claim`: an event that a process is sending
+    - `done.<process>`: its claims are delivered, and it is just deleting them
     - `<destination>.state`: why nothing is tried and until when, a pause or a rest; failures in a row
     - `hold.state`: the same for every destination, because the first-run notice was just shown
     - `*.tmp`: a file being written
@@ -841,8 +840,8 @@ class _Outbox:
         return os.path.join(self._folder, name)
 
     def claim(self, name: str) -> str:
-        """The path of an event's file while this process is sending it."""
-        return self.path(f"{name}.{_token()}.claim")
+        """The path of an event's file while this object is sending it, which tells several in a process."""
+        return self.path(f"{name}.{_token()}{id(self)}.claim")
 
     def names(self, pattern: str) -> list[str]:
         """What lies here and matches, oldest first. Raises OSError if the folder can't be read."""
@@ -877,7 +876,7 @@ class _Outbox:
         for name in self.names(_PASSING):
             path, longest = self.path(name), _MAX_AGE if name.endswith("state") else _STALE_SECONDS
             if _age(path) > longest and _token() not in name:
-                if name.endswith("claim"):
+                if name.endswith("claim") and not os.path.exists(self.path("done." + name.split(".")[2])):
                     _quietly(partial(_patiently, os.replace, path, self.path(name[:_NAME_LENGTH])), None)
                 else:
                     _unlink(path)
@@ -905,12 +904,17 @@ class _Outbox:
         return events
 
     def release(self, events: Iterable[str], is_done: bool) -> None:
-        """Delete events that this process has claimed, or let them wait again."""
+        """Delete events that we have claimed, or let them wait again. While they are deleted a marker stands,
+        by which others finish what a kill interrupts."""
+        marker = self.path(f"done.{_token()}{id(self)}")
+        if is_done:
+            _quietly(lambda: os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600)), None)
         for name in events:
             if is_done:
                 _unlink(self.claim(name))
             else:
                 _quietly(partial(_patiently, os.replace, self.claim(name), self.path(name)), None)
+        _unlink(marker)
 
     def clear(self, pattern: str = _OURS) -> None:
         """Delete what is here of ours, or what matches. Raises OSError if something stays."""
@@ -1100,17 +1104,13 @@ class _Sender:
         self._thread: threading.Thread | None = None  # that runs, or is about to
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
-        self._lost = False               # one of them was refused, or could not be written
+        self._lost = False               # one of them was refused or is gone
         self._leave_by = float("inf")    # when the exit stops waiting
         self.loading = _fork_lock()      # held while the network code loads
 
     def record(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Put an event into the outbox, as one of this run. Raises OSError, ValueError."""
-        try:
-            name = self.outbox.put(to, event)
-        except (OSError, ValueError):
-            self._lost = True
-            raise
+        """Put an event into the outbox, as one of this run. What can't be written has no name: it is lost."""
+        name = _quietly(partial(self.outbox.put, to, event), "")
         with self._lock:
             if len(self._own) >= _MAX_WAITING:
                 self._own, self._lost = set(), True
@@ -1185,7 +1185,7 @@ class _Sender:
                 to = self._look()
                 why = self.outbox.obstacle(to).why if to else "no"
                 is_open = why in ("", "delivered")
-                gone = self._own - self.outbox.present()  # delivered by others, or else deleted
+                gone = self._own - self.outbox.present()  # delivered by others, deleted, or never written
                 self._own -= gone
                 self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
                 if to and why == "delivered" and self._own:  # a flush ends a rest
@@ -1297,8 +1297,8 @@ def _shown(to: _Destination, event: dict[str, Any]) -> str:
     to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
     url, headers, body = _request(to, [event])
     first = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {_masked(url)}"
-    shown = ["debug mode, nothing is sent", first, *map(": ".join, headers.items()), "", body.decode()]
-    return "\n".join(shown)
+    lines = ("debug mode, nothing is sent", first, *map(": ".join, headers.items()), "", body.decode())
+    return "\n".join(lines)
 
 
 def _never_raises(default: object) -> Callable[[T], T]:

@@ -3889,7 +3889,7 @@ class DeliveryCase(Case):
     def age(self, env: Mapping[str, str], seconds: float = 60) -> None:
         """Make what killed processes left so much older: claims, and half-written files."""
         then = time.time() - seconds
-        for pattern in ("*.claim", "*.tmp"):
+        for pattern in ("*.claim", "*.tmp", "done.*"):
             for path in self.files(env, pattern):
                 os.utime(str(path), (then, then))
 
@@ -4007,7 +4007,7 @@ class EndingTests(DeliveryCase):
             self.assert_arrived(recorded, server.events, once=False)
 
     def test_killed_between_any_two_operations_on_files(self) -> None:
-        """Nothing is lost, and by a kill after the answer no more is repeated than was not deleted yet."""
+        """Nothing is lost, and of what a kill left half deleted nothing comes again."""
         servers = [self.server() for _ in range(7)]
         envs = [self.user(server) for server in servers]
         code = """
@@ -4031,8 +4031,28 @@ class EndingTests(DeliveryCase):
         self.assertLessEqual({0, 1}, {*before})
         self.sweep(*envs)
         for server, requests in zip(servers, before):
-            self.assert_arrived([1, 2, 3, 4], server.events, once=False)
+            self.assert_arrived([1, 2, 3, 4], server.events)
             self.assertLessEqual(len(server.requests), 2)
+
+    def test_killed_while_one_object_deletes_and_another_sends(self) -> None:
+        server = self.server()
+        env = self.user(server)
+        ended = self.run_child("""
+            def other():
+                record(2, Telemetry())
+                until(lambda: len(waiting(".claim")) == 2)
+                unlink = os.unlink
+                def dying(path):
+                    if path.endswith(".claim"): os.kill(os.getpid(), signal.SIGKILL)
+                    unlink(path)
+                os.unlink = dying
+            at_look_up(other, lambda: time.sleep(30))
+            record(1)
+            mine.flush(15)
+        """, env)
+        self.assertEqual((ended.code, ended.err, len(server.requests)), (-signal.SIGKILL, "", 1))
+        self.sweep(env)
+        self.assert_arrived([1, 2], server.events)
 
 
 class CrowdTests(DeliveryCase):
