@@ -540,7 +540,7 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
 
 def _project_says_no(product: Product, project: Mapping[str, object] | None) -> bool:
     """Whether the project says no: in what the host parsed, else in a file in the working folder."""
-    files = product.project_files if project is None else ()
+    files = filter(os.path.exists, product.project_files if project is None else ())
     return _says_no(project) or any(_file_says_no(file, product.command) for file in files)
 
 
