@@ -7,7 +7,7 @@
 # LOSS OF USE, DATA OR PROFITS, WHETHER IN AN ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING
 # OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF THIS SOFTWARE.
 # Upstream: https://pypi.org/project/codegen-telemetry/
-# Nobody needs to edit a copy, nor to check its style again:
+# cython: annotation_typing=False
 # ruff: noqa
 # flake8: noqa
 # fmt: off
@@ -33,10 +33,10 @@ What a reviewer may rely on:
 - Any "no" wins: `DO_NOT_TRACK`, `<PREFIX>_DISABLED`, the project, the user's config file, no place for it, a
   notice that nobody has seen. Environment and file are looked at again before each request.
 - Only what `Product.events` declares leaves: words, numbers, choices; no free text, path or message.
-- `track` writes one small file and returns. One daemon thread sends; `_post` opens the only socket. A request
-  takes a second at most, the interpreter's exit waits `exit_wait` seconds at most.
-- Nothing leaves for ten minutes and more after a failure, nor for a minute after the notice or a delivery. In
-  CI, and to a destination that a variable names, only a failure counts; 25 events end the last of these.
+- `track` writes one small file and returns. One daemon thread of a `Telemetry` sends; `_post` opens the only
+  socket. A request takes a second at most, the interpreter's exit waits `exit_wait` seconds for each at most.
+- After a failure nothing leaves for ten minutes and more, or what the server asks; after the notice or a
+  delivery for a minute, but in CI and to a destination that a variable names; 25 events end the latter.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -185,8 +185,8 @@ class Product(namedtuple("_Fields", "name command env_prefix directory docs_url 
     | `opt_in` | nothing happens before the user's `<command> telemetry enable` | `False` |
     | `opt_out` | what the notice names as the way to disable | `<command> telemetry disable` |
 
-    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a name from `KINDS`, a tuple
-    of words (a choice), a list of words (several), or a mapping from options to the words that each may hold.
+    Without `command` and `name` the defaults are those of `CODEGEN`. A kind is a tuple of words (a choice), a
+    list of words (several), a mapping from options to the words that each may hold, or another of `KINDS`.
     Raises ValueError for what is malformed, what GA4 would refuse, and a name without a command.
     """
     __slots__ = ()
@@ -264,17 +264,18 @@ def _token() -> str:
 
 
 def _config_path(product: Product, environ: Mapping[str, str] = os.environ) -> str:
-    """The config file of this user; empty when there is no home folder with an absolute path."""
+    """The config file of this user; empty where its path is not absolute, or HOME is empty."""
     folder = os.path.join(os.path.expanduser("~"), os.path.expanduser(product.directory))
     has_home = os.path.isabs(folder) and environ.get("HOME") != ""
-    return os.path.join(folder, "config.json") if has_home else ""
+    return os.path.normpath(os.path.join(folder, "config.json")) if has_home else ""
 
 
 def _has_place(path: str) -> bool:
     """Whether the config file could be made. Its folder is made where it is missing, the home never is."""
-    folder, home = os.path.dirname(path), os.path.expanduser("~")
-    above = home if folder.startswith(home + os.sep) else os.path.dirname(folder)
-    place = os.path.dirname(os.path.realpath(path)) if os.path.lexists(folder) else above
+    folder, home = os.path.dirname(path), os.path.normpath(os.path.expanduser("~"))
+    place = os.path.dirname(os.path.realpath(path) if os.path.lexists(folder) else folder)
+    while place.startswith(home + os.sep) and not (os.path.lexists(folder) or os.path.lexists(place)):
+        place = os.path.dirname(place)
     return bool(path) and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
 
 
@@ -442,12 +443,12 @@ def _edit(path: str, changes: Mapping[str, Any], wait: float,
 def _decide(path: str, enabled: bool) -> None:
     """Store the user's decision, again and again until it has stood for a tenth of a second: the Node.js CLI
     writes back what it read a moment ago. A no brings a new anonymous ID. Raises OSError, ValueError."""
-    if not _has_place(path):
+    deadline, old = _Clock.now() + 2.0, _read_config(path)
+    if not (old.problem or _has_place(path)):  # what is damaged is moved, so a link's target does not count
         raise OSError(f"there is no place for {path or 'a config file'}")
     _make_folder(os.path.dirname(path))
     decision = {"telemetry": {"enabled": True}, "hasShownTelemetryNotice": True} if enabled else {
         "telemetry": {"enabled": False, "anonymousId": ""}}
-    deadline, old = _Clock.now() + 2.0, _read_config(path)
     while True:
         try:
             _edit(path, decision, deadline - _Clock.now(), durable=True)
@@ -476,9 +477,8 @@ _UNTOLD = "the first-run notice is due, and could not be shown on a terminal"
 _NOISE = r"""(["'`])(?P<word>[\w.-]{1,99})\1|%s|"(?:\\.|[^"\\\n])*"?|(?<!\w)'(?:\\.|[^'\\\n])*'?|`[^`\n]*`"""
 _SCRIPT_NOISE, _YAML_NOISE = r"(?<!\\)/(?:/[^\n]*|\*(?s:.*?)(?:\*/|\Z))", r"(?<!\S)((#|//)[^\n]*|[&!]\S+)"
 _NO = r"\]?\s*[:=][\s(]*(?:(?i:false|no?|off)|0|!1|!true)(?![\w$-])"
-_BRACES = (r"[{},;]|\n(?![ \t]{0,99}[?:])|(?<![\w$-])(?:(telemetry)\]?\s*[:=]\s{0,99}(?=\S)"
-           r"(?:[^\s{},;:][^{},;:\n]{0,99})?(?:\s{0,40}\?\s{0,40}|(?<=\()\s{0,40})?\{"
-           rf"|(telemetry|telemetry\.enabled|enabled){_NO})")
+_BRACES = (r"[(){},;]|\n(?![ \t]{0,99}[?:])|(?<![\w$-])(?:"
+           rf"(telemetry|telemetry\.enabled|enabled){_NO}|(telemetry)\]?\s*[:=]\s*)")
 _BLOCK = (r"(?m)^([ \t]{0,8})(?:- )?telemetry[ \t]*:[ \t]*\n(?:(?:\1[ \t]+[^\s][^\n]*|[ \t]*)\n){0,200}?"
           rf"\1[ \t]+enabled{_NO}")
 
@@ -489,18 +489,17 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
 
 
 def _braces_say_no(text: str) -> bool:
-    """Whether `telemetry` has `enabled` set to false inside its braces."""
-    depth = 0                # how many braces are open
+    """Whether `telemetry` has `enabled` set to false inside its braces, however deep."""
+    depth = 0                # how many braces and parentheses are open
     ours: set[int] = set()   # at which depths a value of telemetry's goes on
     for match in re.finditer(_BRACES, text):
         token = match.group()
-        if token[-1] == "{":
-            ours.update({depth} if match.group(1) else ())
-            depth += 1
-        elif token in "},;\n":  # the end of a value
+        ours.update({depth} if match.group(2) else ())
+        depth += token in "({"
+        if token in ")},;\n":  # the end of a value
             ours.discard(depth)
-            depth -= token == "}"
-        elif match.group(2) != "enabled" or depth - 1 in ours:
+            depth -= token in ")}"
+        elif match.group(1) and (match.group(1) != "enabled" or ours and min(ours) < depth):
             return True
     return False
 
@@ -538,7 +537,7 @@ def _variable_refusal(product: Product, environ: Mapping[str, str]) -> str:
     return "" if is_asked_for else found
 
 
-def _project_says_no(product: Product, project: Mapping[str, object] | None) -> bool:
+def _project_says_no(product: Product, project: Any) -> bool:
     """Whether the project says no: in what the host parsed, else in a file in the working folder."""
     files = filter(os.path.exists, product.project_files if project is None else ())
     return _says_no(project) or any(_file_says_no(file, product.command) for file in files)
@@ -610,8 +609,8 @@ def input_source(value: Any) -> str:
     """Where an input lies: "remote_url", "local_relative" or "local_absolute". Never raises, touches no file.
     Windows drives and UNC paths are absolute on every system, and so are `file:` URLs and `~`."""
     text = _plain(_quietly(lambda: os.fsdecode(value), value)).strip()
-    is_absolute = re.match(r"(?i)(file:/|[a-z]:|[/\\~])", text)
-    is_remote = re.match(r"[A-Za-z0-9+.-]{2,}:/|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", text)
+    is_absolute = re.match(r"(?i)(file:[/\\]|[a-z]:|[/\\~])", text)
+    is_remote = re.match(r"[A-Za-z0-9+.-]{2,}:[/\\]|[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", text)
     return "local_absolute" if is_absolute else "remote_url" if is_remote else "local_relative"
 
 
@@ -738,7 +737,7 @@ def _event(name: str, params: dict[str, Any], declared: Mapping[str, Any], versi
 # holds in CI and where a variable names the destination: such events know no hold and no rest.
 _Destination = namedtuple("_Destination", "source endpoint measurement_id api_secret client_id agent problem "
                                           "key at_once", defaults=("", "", "", "", "", "", "", False))
-# With host and port; no user name, raw blanks, quotes, <, > or backslashes. urllib.parse takes time to load.
+# With host and port; no user name, raw blanks, ", <, > or backslashes. urllib.parse takes time to load.
 _URL = (r"[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
         r"(?:[/?#][!#-;=?-\[\]-~]*)?")
 _HEADERS = frozenset(("host", "connection", "accept-encoding", "content-type", "content-length", "user-agent",
@@ -903,18 +902,16 @@ class _Outbox:
                 break
         return events
 
+    def mark_done(self) -> None:
+        """Put up a marker, by which others delete what we have claimed if a kill keeps us from it."""
+        _quietly(lambda: FileIO(self.path(f"done.{_token()}{id(self)}"), "w").close(), None)
+
     def release(self, events: Iterable[str], is_done: bool) -> None:
-        """Delete events that we have claimed, or let them wait again. While they are deleted a marker stands,
-        by which others finish what a kill interrupts."""
-        marker = self.path(f"done.{_token()}{id(self)}")
-        if is_done:
-            _quietly(lambda: os.close(os.open(marker, os.O_WRONLY | os.O_CREAT, 0o600)), None)
+        """Delete events that we have claimed, or let them wait again."""
         for name in events:
-            if is_done:
-                _unlink(self.claim(name))
-            else:
-                _quietly(partial(_patiently, os.replace, self.claim(name), self.path(name)), None)
-        _unlink(marker)
+            to = () if is_done else (self.path(name),)
+            _quietly(partial(_patiently, os.replace if to else os.unlink, self.claim(name), *to), None)
+        _unlink(self.path(f"done.{_token()}{id(self)}"))
 
     def clear(self, pattern: str = _OURS) -> None:
         """Delete what is here of ours, or what matches. Raises OSError if something stays."""
@@ -933,7 +930,7 @@ class _Outbox:
             record = json.loads(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
             left, is_this_run = until - time.time(), why == "notice" and record["process"] == _token()
-            is_on = left <= _REASONS[why][1] + 1 and (left > 0 or is_this_run)  # 1, because sums are rounded
+            is_on = is_this_run or 0 < left <= _REASONS[why][1] + 1  # 1, because sums are rounded
             return _State(why if is_on else "", until, failures)
         return _State()
 
@@ -1060,10 +1057,11 @@ def _post(to: _Destination, events: list[dict[str, Any]], may_post: Callable[[],
 def _can_start() -> bool:
     """Whether a thread can begin and open a socket: not at the end of the main thread, with a stack so small
     that it ends the process, or where a standard stream is closed, whose place the socket would take."""
-    main = threading.main_thread()
+    main, size = threading.main_thread(), threading.stack_size()
+    threading.stack_size(size)  # because to ask for it sets it to 0, for the host's threads, too
     is_over = sys.is_finalizing() or threading.current_thread() is main and not main.is_alive()
     has_streams = os.name == "nt" or _quietly(lambda: all(map(os.fstat, (0, 1, 2))), False)
-    return bool(has_streams and not is_over and not 0 < threading.stack_size() < 2 ** 18)  # bytes
+    return bool(has_streams and not is_over and not 0 < size < 2 ** 18)  # bytes
 
 
 def _fork_lock() -> Any:
@@ -1076,12 +1074,12 @@ def _fork_lock() -> Any:
     return lock
 
 
-def _load_network_code() -> bool:
-    """Import what a request needs, and let our thread (under gevent the host's) take no signal but those of a
-    crash, which faulthandler reports: not even SIGPIPE, by which a lost connection may end a process."""
+def _load_network_code(starter: int = 0) -> bool:
+    """Import what a request needs, and let our thread take no signal but those of a crash, which faulthandler
+    reports: not even SIGPIPE, by which a lost connection may end a process. A greenlet runs in the thread of
+    its `starter`, which is the host's."""
     import signal
-    is_own = threading.get_native_id() != getattr(threading.main_thread(), "native_id", None)
-    if hasattr(signal, "pthread_sigmask") and is_own:
+    if starter and hasattr(signal, "pthread_sigmask") and threading.get_native_id() != starter:
         crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
     if sys.version_info < (3, 9):  # whose threads load this at their end, and abort where they can't
@@ -1120,18 +1118,19 @@ class _Sender:
         """See to it that the thread runs: whether it does. Else what waits is left to the next run."""
         with self._lock:
             if not self._thread and self._leave_by == float("inf") and _can_start():
-                self._thread = threading.Thread(None, self._run, "telemetry", daemon=True)
+                run = partial(self._run, threading.get_native_id())
+                self._thread = threading.Thread(None, run, "telemetry", daemon=True)
                 try:
                     self._thread.start()
                 except RuntimeError:
                     self._thread = None
             return self._thread is not None
 
-    def _run(self) -> None:
+    def _run(self, starter: int) -> None:
         """The thread: claim, post, settle, until nothing may be sent or a request fails, which the host never
         sees. It loads first, because an exit that came in the middle would leave a claim behind."""
         with self.loading:
-            goes_on = _quietly(_load_network_code, False)
+            goes_on = _quietly(partial(_load_network_code, starter), False)
         while True:
             with self._lock:  # the look for events and the end are one step, so that none falls between
                 request = _quietly(self._claim, None) if goes_on else None
@@ -1169,18 +1168,20 @@ class _Sender:
         with self._lock:
             if self._on_its_way is not request:
                 return False
-            is_allowed, self._on_its_way = self._is_allowed(request), None
+            if is_done:
+                self.outbox.mark_done()
+            if self._is_allowed(request):  # first, because others take an event that is gone for delivered
+                _quietly(partial(self.outbox.conclude, request.to, why, asked), None)
+            self._on_its_way = None
             self._lost |= is_refused and not self._own.isdisjoint(request.events)
             self._own.difference_update(request.events if is_done else ())
             self.outbox.release(request.events, is_done)
-            if is_allowed:
-                self.outbox.conclude(request.to, why, asked)
         return why == "delivered"
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that this object recorded is delivered: True; False as soon as that can't be."""
-        deadline = _Clock.now() + timeout
-        while self._own:
+        """Wait until what this object has recorded is delivered: True; False as soon as that can't be."""
+        deadline, due = _Clock.now() + timeout, self._own.copy()  # for others may go on recording
+        while not due.isdisjoint(self._own):
             with self._lock:
                 to = self._look()
                 why = self.outbox.obstacle(to).why if to else "no"
@@ -1190,18 +1191,18 @@ class _Sender:
                 self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
                 if to and why == "delivered" and self._own:  # a flush ends a rest
                     _unlink(self.outbox.path(to.key + ".state"))
-                if not (self._own and is_open and _Clock.now() < deadline and self.start()):
+                if due.isdisjoint(self._own) or not (is_open and _Clock.now() < deadline and self.start()):
                     break  # else the thread also takes over what the dead left
             threading.Event().wait(0.01)
         with self._lock:  # so that who settles has come to the end
-            return not (self._own or self._lost)
+            return due.isdisjoint(self._own) and not self._lost
 
     def leave(self, wait: float) -> None:
         """Let the thread send this run's events for so many seconds, then settle what is still on its way."""
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
                 self._leave_by = _Clock.now() + wait
-            while self._thread and (self._own or self._on_its_way) and _Clock.now() < self._leave_by:
+            while self._thread and (self._own - {""} or self._on_its_way) and _Clock.now() < self._leave_by:
                 # In slices, because Windows lets no Ctrl-C through a wait; under eventlet a `join` raises.
                 threading.Event().wait(0.002)
         self._leave_by = 0.0  # from here on no request begins
@@ -1374,9 +1375,8 @@ class Telemetry:
     read, written, shown or sent, and ValueError is raised for what the product's table does not declare.
     """
 
-    def __init__(self, product: Product = CODEGEN, *, version: str = "unknown",
-                 project: Mapping[str, object] | None = None, exit_wait: int | float = 1.0,
-                 captured: list[dict[str, Any]] | None = None) -> None:
+    def __init__(self, product: Product = CODEGEN, *, version: str = "unknown", project: Any = None,
+                 exit_wait: int | float = 1.0, captured: list[dict[str, Any]] | None = None) -> None:
         self._product, self._captured = product, captured
         self._is_closed = self._is_interrupted = False
         self._exit_wait = float(_quietly(lambda: _number(exit_wait), 0))
@@ -1489,6 +1489,7 @@ class Telemetry:
         def show(before: _Config) -> None:
             if before.enabled and not before.notice_shown:  # else another process has just shown it
                 self._outbox.begin("hold", "notice", _MINUTE)  # before the mark: others keep it, too
+                _store(os.path.realpath(path), before.data)  # which raises where no mark can be stored
                 if not _say("stderr", _notice(self._product)):
                     raise OSError("nobody was told")
 
@@ -1496,7 +1497,7 @@ class Telemetry:
         try:
             is_new = seen.config is _MISSING and _create_config(path)
             if not _read_config(path).client_id:
-                _edit(path, {}, 0.1)  # which gives it one
+                _edit(path, {}, 0.1 if seen.config is _MISSING else 0.0)  # which gives it one
             if is_shown:
                 _edit(path, {"hasShownTelemetryNotice": True}, 0.0, show)
         except (BlockingIOError, FileNotFoundError):  # the latter when another process broke our lock
@@ -1551,7 +1552,7 @@ def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> di
     product, seen, outbox = telemetry._product, telemetry._look(at_all=True), telemetry._outbox
     config, to, state = seen.config, seen.to, _quietly(lambda: outbox.obstacle(seen.to), _State())
     events: list[str] = _quietly(lambda: sorted(name for name in outbox.present()
-                                                if name[17:25] == config.client_id[:8]), [])
+                                                if config.problem or name[17:25] == config.client_id[:8]), [])
     variables = {name.format(product.env_prefix): effect for name, effect in _VARIABLES.items()}
     return {
         "enabled": not seen.refusal, "reason": seen.refusal or _ON,
@@ -1567,7 +1568,7 @@ def _status(telemetry: Telemetry, environ: Mapping[str, str] = os.environ) -> di
                     "since": _time_text(int(events[0][:16]) / 1e6) if events else None,
                     "kept_by": _REASONS[state.why][0] if state.why else None,
                     "until": _time_text(state.until) if state.why else None},
-        "environment": {name: effect if _is_set(environ, name) or effect.startswith("sets ") and environ[name]
+        "environment": {name: effect if _is_set(environ, name) or "sets" in effect and environ[name].strip()
                         else "no effect (empty, or a word for no)"
                         for name, effect in variables.items() if name in environ},
         "collected": {event: {name: _kind_text(kind) for name, kind in params.items()}
@@ -1623,8 +1624,7 @@ def _decided(telemetry: Telemetry, enabled: bool) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None, *, product: Product = CODEGEN,
-         project: Mapping[str, object] | None = None) -> int:
+def main(argv: list[str] | None = None, *, product: Product = CODEGEN, project: Any = None) -> int:
     """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
     standard error. `project` is as in `Telemetry`. Returns 0 for done, 1 for could not, 2 for wrong usage;
     never raises SystemExit."""
