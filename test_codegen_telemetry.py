@@ -27,7 +27,7 @@ import threading
 import time
 import unittest
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import codegen_telemetry
@@ -827,10 +827,12 @@ class ContextTests(BasicCase):
         table = {
             "remote_url": ["https://a.example/x.yaml", "HTTP://A", "http://[::1]/", "git+ssh://a/b",
                            "ftp://a/b", "s3://b/k", " https://a\n", b"https://a/\xff", Odd("https://a/b"),
-                           "git@github.com:owner/name.git", "git@host:path", "me@host.example:a/b"],
+                           "git@github.com:owner/name.git", "git@host:path", "me@host.example:a/b",
+                           PureWindowsPath("https://a.example/x.yaml")],
             "local_absolute": ["/", "/etc/x.yaml", "C:\\x", "c:/x", "C:", "C:x", "\\\\server\\share",
                                "//server/share", "\\x", "\\\\?\\C:\\x", "~", "~/x", "~me/x", "file:///x",
-                               "FILE:///C:/x", b"/\xff", Path("/x"), Odd("/x"), Odd(b"/x"), " /x", "/a@b:c"],
+                               "FILE:///C:/x", b"/\xff", Path("/x"), Odd("/x"), Odd(b"/x"), " /x", "/a@b:c",
+                               PureWindowsPath("file:///x")],
             "local_relative": ["", ".", "..", "./x", "../x", "x.yaml", "a/b", "a\\b", "ab:c", "1:/x", "https",
                                "?", "\ud800", "http:x", Path("x"), b"x", "a@b", "./a@b:c", "a/b@c:d", None, 0,
                                [], {}, object(), Odd("x"), Odd(5), Odd(None), Odd(OSError()),
@@ -2161,6 +2163,12 @@ class ConsentTests(UserCase):
         ("cjs", "module.exports = {\r\n\t'telemetry' : {\r\n\t\t\"enabled\" : false,\r\n\t},\r\n};\r\n"),
         ("js", "\ufeffexport default {telemetry\n:\n{\n\n\nenabled\n:\nfalse\n}}"),
         ("ts", "const config: Config = {telemetry: {enabled: false as const}} satisfies Config"),
+        ("js", "export default {telemetry: isLocal ? base : {enabled: false}}"),
+        ("js", "export default {telemetry: base ?? {enabled: false}}"),
+        ("js", "export default {telemetry: merge(base, {enabled: false})}"),
+        ("js", "export default {telemetry: Object.assign({}, base, {\n  enabled: false,\n})}"),
+        ("js", "export default {telemetry: {...(isCi && {enabled: false})}}"),
+        ("js", "export default {telemetry: (() => { return {enabled: false} })()}"),
         ("ts", "export default defineConfig({telemetry: {\n  level: 3,\n  enabled: false,\n}})"),
         ("js", "export default {telemetry: { // never here\n  // {really}\n  enabled: false }}"),
         ("js", "export default {telemetry: /* a */ { /* b: {} */ enabled /* c */ : /* d */ false /* e */ }}"),
@@ -2221,6 +2229,8 @@ class ConsentTests(UserCase):
         ("js", "export default {telemetry: {}, cache: {enabled: false}}"),
         ("js", "export default {telemetry: {tags: [{}], note: '{'}, cache: {enabled: false}}"),
         ("js", "export default {telemetry: true, enabled: false}"),
+        ("js", "export default {telemetry: merge(base, {enabled: true}), cache: {enabled: false}}"),
+        ("js", "start(telemetry = on, {enabled: false})\nlet cache = {enabled: false}"),
         ("js", "export default {telemetry: {disabled: false, isEnabled: false, enabledBy: false}}"),
         ("js", "export default {telemetry: {enabled: falsehood, debug: false}}"),
         ("js", "export default {opentelemetry: {enabled: false}, telemetryServer: {enabled: false}}"),
@@ -2449,21 +2459,24 @@ class ConsentTests(UserCase):
         self.new_home("dangling").joinpath(CODEGEN.directory).symlink_to("nowhere/at/all")
         self.new_home("far").joinpath(CODEGEN.directory).mkdir()
         (self.home / "far" / CODEGEN.directory / "config.json").symlink_to("nowhere/at/all")
+        (self.new_home("nested") / ".config").write_text("x")
         before = self.listing()
         code = """
             import time
             for home in rows:
                 os.environ["HOME"] = os.environ["USERPROFILE"] = home
-                telemetry, began = Telemetry(), time.monotonic()
+                product = Product(directory="~/.config//its") if home.endswith("nested") else CODEGEN
+                telemetry, began = Telemetry(product), time.monotonic()
                 seen = [telemetry.enabled, telemetry.reason != "on by default"]
                 seen.append(said(lambda: telemetry.track("command_executed", command="x"))[1:])
-                decided = [said(lambda: main([word])) for word in ("status", "disable", "enable")]
+                decided = [said(lambda: main([word], product=product))
+                           for word in ("status", "disable", "enable")]
                 answers.append([*seen, [status for status, _, _ in decided],
                                 "CODEGEN_TELEMETRY_DISABLED=1" in decided[1][2], bool(decided[2][2]),
                                 time.monotonic() - began < 1.5])  # nobody waits for what won't come
             """
         homes = [str(self.home / name) for name in ("file", "missing", "taken", "dangling",
-                                                    "far")] + ["relative"]
+                                                    "far", "nested")] + ["relative"]
         homes += [] if IS_ROOT or not POSIX else [str(self.home / "closed")]
         for home, answer in zip(homes, self.ask(code, homes, self.environment(self.server()))):
             with self.subTest(home):
@@ -2636,7 +2649,8 @@ class ConfigTests(UserCase):
 
     @unittest.skipUnless(POSIX, "links need a privilege on Windows")
     def test_link_to_what_can_not_be_read_is_moved_aside_and_its_target_left_alone(self) -> None:
-        """As a link to /dev/null, which a decision of root must not take for its file."""
+        """As a link to /dev/null, which a decision of root must not take for its file, and to which nobody
+        else may write."""
         targets = {name: self.home / f"{name} elsewhere" for name in ("pipe", "folder", "loop")}
         os.mkfifo(str(targets["pipe"]))
         targets["folder"].mkdir()
@@ -2649,8 +2663,11 @@ class ConfigTests(UserCase):
             (folder / "config.json").symlink_to(targets[name])
             rows.append([str(folder), word])
         code = """
+            access = os.access
             for folder, word in rows:
                 os.environ["HOME"] = os.path.dirname(folder)
+                refused = os.path.realpath(folder + "/../..")
+                os.access = lambda path, mode: path != refused and access(path, mode)
                 answers += [[*said(lambda: main([word]))[::2], sorted(os.listdir(folder)),
                              json.loads(Path(folder, "config.json").read_text())["telemetry"]["enabled"]]]
             """
@@ -2738,6 +2755,16 @@ class ConfigTests(UserCase):
                     self.assertEqual((status, is_same, is_told), (1, True, True))
                 else:
                     self.assertEqual((is_off, is_damaged), (True, False))
+
+    def test_tracking_does_not_wait_for_the_lock_to_add_an_id(self) -> None:
+        self.write_config()
+        self.config.write_text('{"telemetry": {"enabled": true}}')
+        self.config.with_name("config.json.lock").touch()
+        self.assertEqual(self.ask("""
+            def slept(seconds): answers.append(seconds)
+            codegen_telemetry._Clock.sleep = slept
+            Telemetry().track("init_executed")
+            """, [], self.environment(CI="1")), [])
 
     def test_lock_is_waited_for_by_decisions_and_never_by_tracking(self) -> None:
         track = textwrap.dedent(TERMINAL) + textwrap.dedent("""
@@ -3189,6 +3216,21 @@ class NoticeTests(UserCase):
                 self.assertEqual(sorted(found), sorted(left))
 
     @on_terminal_only
+    def test_a_file_that_can_not_be_replaced_does_not_repeat_it(self) -> None:
+        """As one that is mounted by itself into a container."""
+        self.config.write_text(json.dumps({**self.write_config(), "hasShownTelemetryNotice": False}))
+        for _ in range(2):
+            done = self.first_run("""
+                replace = os.replace
+                def refusing(source, target):
+                    if str(target).endswith("config.json"): raise OSError(16, "busy")
+                    replace(source, target)
+                os.replace = refusing
+                for _ in range(3): Telemetry().track("init_executed", completed=True)
+                """)
+            self.assertEqual((done.returncode, done.stdout, done.stderr, self.waiting()), (0, "", "", []))
+
+    @on_terminal_only
     def test_a_full_disk_does_not_repeat_it(self) -> None:
         code = """
             import resource, signal
@@ -3222,9 +3264,10 @@ class NoticeTests(UserCase):
             telemetry.track("init_executed", completed=True)
             with telemetry.command("generate"): pass
             print(telemetry.flush(.1))
-            later(90)
-            telemetry.track("init_executed", completed=False)
-            print(telemetry.flush(.1))
+            for seconds in (90, -5):  # also where the clock is set back
+                later(seconds)
+                telemetry.track("init_executed", completed=False)
+                print(telemetry.flush(.1))
             """)
         second = textwrap.dedent(TERMINAL) + own + textwrap.dedent("""
             later(int(sys.argv[2]))
@@ -3242,11 +3285,11 @@ class NoticeTests(UserCase):
 
         def look(name: str, env: Mapping[str, str], server: Server, url: str) -> None:
             done = self.first_run(first, url, env=env)
-            self.assertEqual((done.stderr, done.stdout), (NOTICE, "False\nFalse\n"), name)
+            self.assertEqual((done.stderr, done.stdout), (NOTICE, "False\n" * 3), name)
             done, _ = self.run_code(second, env, url, "50", ".1")
             self.assertEqual((done.stdout, done.stderr, server.requests), ("False\n", "", []), name)
             done, _ = self.run_code(second, env, url, "62", "9")
-            self.assertEqual((done.stdout, done.stderr, len(server.events)), ("True\n", "", 5), name)
+            self.assertEqual((done.stdout, done.stderr, len(server.events)), ("True\n", "", 6), name)
 
         server, others = self.server(), self.server()
         env = self.home_of("another program named the destination")
@@ -3982,6 +4025,17 @@ class EndingTests(DeliveryCase):
         self.assert_arrived(range(1, 6), servers[0].events)
         self.assert_arrived(range(6, 13), servers[1].events, once=False)
 
+    def test_the_exit_does_not_wait_for_what_can_not_be_written(self) -> None:
+        env = self.user(self.server(), **PATIENT)
+        self.run_child("", env)
+        folder = Path(env["HOME"], CODEGEN.directory)
+        folder.mkdir(exist_ok=True)
+        (folder / "outbox").write_text("a file")
+        ended = self.run_child("load_slowly(9)\nrecord(1)\nending()", env)
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assertLess(ended.exit_seconds, 5)
+        self.assert_says(["False"], "record(1)\nprint(mine.flush(9))", env)
+
     def test_killed_at_any_moment(self) -> None:
         server, chance = self.server(), random.Random(SEED)
         env = self.user(server)
@@ -4132,6 +4186,23 @@ class CrowdTests(DeliveryCase):
         self.sweep(envs[1])
         self.assert_arrived(range(20, 29), healthy.events)
 
+    def test_flush_does_not_wait_for_what_others_go_on_recording(self) -> None:
+        server = self.server(late(.1))
+        self.assert_says(["True True"], """
+            def work():
+                while not ended.wait(.005): mine.track("init_executed")
+            ended, worker = threading.Event(), threading.Thread(target=work)
+            record(1)
+            worker.start()
+            time.sleep(.05)
+            record(2)
+            began = time.monotonic()
+            print(mine.flush(30), time.monotonic() - began < 15)
+            ended.set()
+            worker.join()
+        """, self.user(server))
+        self.assertLessEqual({1, 2}, set(self.arrivals(server.events)))
+
     @FORKS
     def test_fork_at_any_moment(self) -> None:
         """A child does not hang, in its imports neither, and sends its own events, not its parent's."""
@@ -4251,8 +4322,9 @@ class CrowdTests(DeliveryCase):
 
     @unittest.skipUnless(hasattr(signal, "pthread_sigmask"), "signals")
     def test_our_thread_takes_no_signal_of_the_host(self) -> None:
-        """Only those of a crash. Where the host has threads run in its main one, as gevent does, that keeps
-        taking its signals; one that the host blocks waits for it."""
+        """Only those of a crash. Where the host has threads run in one of its own, as gevent does, that keeps
+        taking its signals, also in a fork, which up to 3.13 has the id of its parent's main thread; one that
+        the host blocks waits for it."""
         self.assert_says(["True False", "True True", "True"], """
             def mask(): return signal.pthread_sigmask(signal.SIG_BLOCK, ())
             def look(): masks.append(mask())
@@ -4264,6 +4336,7 @@ class CrowdTests(DeliveryCase):
             print({signal.SIGTERM, signal.SIGINT, signal.SIGPIPE} <= ours, signal.SIGSEGV in ours)
             until(lambda: threading.active_count() == 1)
             threading.Thread.start = lambda thread: thread.run()
+            threading.main_thread()._native_id = 1
             record(2)
             threading.Thread.start = start
             print(before == mask(), mine.flush(9))
@@ -4289,6 +4362,14 @@ class CrowdTests(DeliveryCase):
                 """, env, size)
                 self.assertEqual((ended.code, ended.err), (3, ""))
                 self.assertEqual((self.numbers(env), server.requests), (ended.recorded, []))
+
+    def test_the_size_of_the_hosts_stacks_stays_as_it_is(self) -> None:
+        """To ask Python for it sets it to that of the system."""
+        self.assert_says(["True True 64"], """
+            threading.stack_size(2 ** 26)
+            with mine.command("build"): record(1)
+            print(mine.flush(15), mine.close(1), threading.stack_size() >> 20)
+        """, self.user(self.server()))
 
 
 def silent(handler: Any) -> None:
