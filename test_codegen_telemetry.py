@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import http.server
+import inspect
 import itertools
 import json
 import os
@@ -526,6 +527,13 @@ class ShapeTests(ToldCase):
             self.assertEqual(self.imports(), [])
         self.assertEqual(self.imports("fcntl", "msvcrt", "subprocess", "multiprocessing"), [])
         self.assertEqual(self.source.count("ctypes."), 1, "for what threads of 3.8 load, and nothing else")
+
+    def test_nothing_is_declared_more_narrowly_than_it_is_taken(self) -> None:
+        """Cython takes `str` for exactly that, unless it is told not to; what a user's file holds for
+        `project` may be anything, which those who check types at run time must let through."""
+        self.assertIn("# cython: annotation_typing=False", self.source.partition('"""')[0].splitlines())
+        for function in (Telemetry, codegen_telemetry.main):
+            self.assertEqual(inspect.signature(function).parameters["project"].annotation, "Any")
 
     def test_network_has_one_place(self) -> None:
         banners = [number for number, line in enumerate(self.source.splitlines(), 1)
@@ -3567,6 +3575,18 @@ class DebugTests(UserCase):
 class CommandLineTests(UserCase):
     """`status`, `enable`, `disable`."""
 
+    def test_status_counts_what_waits_beside_a_damaged_file_and_knows_that_a_blank_sets_nothing(self) -> None:
+        self.write_config()
+        events, effect = self.ask("""
+            product = Product(endpoint="http://127.0.0.1:9/", tracking_id="G-1", api_secret="own")
+            Telemetry(product, exit_wait=0).track("init_executed")
+            Path.home().joinpath(CODEGEN.directory, "config.json").write_text("{")
+            os.environ["CODEGEN_TELEMETRY_ENDPOINT"] = "  "
+            facts = json.loads(said(lambda: main(["status", "--json"], product=product))[1])
+            answers += [facts["waiting"]["events"], facts["environment"]["CODEGEN_TELEMETRY_ENDPOINT"]]
+            """, [])
+        self.assertEqual((events, effect[:9]), (1, "no effect"))
+
     def test_exit_codes_and_streams(self) -> None:
         wrong = [[], [""], ["bogus"], ["status", "extra"], ["status", "--jsn"], ["--json"],
                  ["enable", "disable"], ["disable", "--json"], ["enable", "x"], ["Status"], ["--version"]]
@@ -5067,6 +5087,21 @@ class FlushTests(DeliveryCase):
         self.sweep(env)
         self.assertIn(50, self.arrivals(server.requests[0][2]["events"]))  # this run's go first
         self.assert_arrived([*range(1, 41), 50], server.events)
+
+    def test_what_is_refused_is_not_said_to_be_delivered_by_who_looks_meanwhile(self) -> None:
+        self.assert_says(["[False, False]"], """
+            said, unlink, start, own = [], os.unlink, threading.Thread.start, Telemetry()
+            threading.Thread.start = lonely
+            record(1, own)
+            threading.Thread.start = start
+            def deleting(path):
+                unlink(path)
+                if path.endswith(".claim"): said.append(own.flush(0))
+            os.unlink = deleting
+            record(2)
+            mine.flush(15)
+            print(said)
+        """, self.user(self.server(400)))
 
     def test_true_is_said_only_after_the_answer(self) -> None:
         """However the thread moves the event about meanwhile: claimed, given back, deleted."""
