@@ -36,7 +36,7 @@ What a reviewer may rely on:
 - `track` writes one small file and returns. One daemon thread of a `Telemetry` sends; `_post` opens the only
   socket. A request takes a second at most, the interpreter's exit waits `exit_wait` seconds for each at most.
 - After a failure nothing leaves for ten minutes and more, or what the server asks; after the notice or a
-  delivery for a minute, but in CI and to a destination that a variable names; 25 events end the latter.
+  delivery for a minute, except in CI and where a variable names the destination; 25 events end the latter.
 - Importing does nothing. Nothing is printed but the first-run notice and, when asked for, debug output.
 """
 
@@ -251,7 +251,7 @@ class _Clock:
 
 def _wall_time() -> float:
     """Seconds since 1970, as far as 16 digits of microseconds can tell."""
-    return min(max(time.time(), 0.0), 9_999_999_999.0)
+    return min(max(float(time.time()), 0.0), 9_999_999_999.0)
 
 
 def _time_text(seconds: float) -> str:
@@ -813,7 +813,7 @@ _EVENT = "[0-9]{16}(-[0-9a-fA-F]{8}){3}[.]json"
 _NAME_LENGTH = 48          # of what matches
 _CLAIM = f"{_EVENT}[.][0-9a-f]{{8}}-[0-9]+[.]claim"
 _STATE = "(hold|[0-9a-f]{8})[.]state"
-_PASSING = f"{_CLAIM}|done[.][0-9a-f]{{8}}-[0-9]+|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # aged by file
+_PASSING = f"{_CLAIM}|done[.][0-9a-f]{{8}}-[0-9]+|{_STATE}|({_EVENT}|{_STATE}){_TEMPORARY}"  # age: the file's
 _OURS = f"{_EVENT}|{_PASSING}"
 # Why nothing is tried: the word of `status` for each reason, and how long it lasts at most.
 _REASONS = MappingProxyType({"notice": ("hold", _MINUTE), "failed": ("pause", _LAST_PAUSE),
@@ -839,7 +839,7 @@ class _Outbox:
         return os.path.join(self._folder, name)
 
     def claim(self, name: str) -> str:
-        """The path of an event's file while this object is sending it, which tells several in a process."""
+        """The path of an event's file while this object, of several in a process, is sending it."""
         return self.path(f"{name}.{_token()}{id(self)}.claim")
 
     def names(self, pattern: str) -> list[str]:
@@ -909,8 +909,8 @@ class _Outbox:
     def release(self, events: Iterable[str], is_done: bool) -> None:
         """Delete events that we have claimed, or let them wait again."""
         for name in events:
-            to = () if is_done else (self.path(name),)
-            _quietly(partial(_patiently, os.replace if to else os.unlink, self.claim(name), *to), None)
+            back = () if is_done else (self.path(name),)
+            _quietly(partial(_patiently, os.replace if back else os.unlink, self.claim(name), *back), None)
         _unlink(self.path(f"done.{_token()}{id(self)}"))
 
     def clear(self, pattern: str = _OURS) -> None:
@@ -1102,7 +1102,7 @@ class _Sender:
         self._thread: threading.Thread | None = None  # that runs, or is about to
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
-        self._lost = False               # one of them was refused or is gone
+        self._lost = False               # one of them was refused, or can't be delivered any more
         self._leave_by = float("inf")    # when the exit stops waiting
         self.loading = _fork_lock()      # held while the network code loads
 
@@ -1110,8 +1110,8 @@ class _Sender:
         """Put an event into the outbox, as one of this run. What can't be written has no name: it is lost."""
         name = _quietly(partial(self.outbox.put, to, event), "")
         with self._lock:
-            if len(self._own) >= _MAX_WAITING:
-                self._own, self._lost = set(), True
+            if len(self._own) >= 2 * _MAX_WAITING:  # then many are gone: delivered by others, or too much
+                self._own &= self.outbox.present() | {""}
             self._own.add(name)
 
     def start(self) -> bool:
@@ -1415,7 +1415,7 @@ class Telemetry:
 
     @_never_raises(False)
     def flush(self, timeout: int | float = 1.0) -> bool:
-        """Wait at most `timeout` seconds. True: all that this object recorded has been delivered."""
+        """Wait at most `timeout` seconds. True: all that this object recorded so far has been delivered."""
         return self._sender().flush(float(timeout))
 
     @_never_raises(False)

@@ -586,7 +586,7 @@ class ShapeTests(ToldCase):
             time.monotonic_ns = time.perf_counter_ns = lambda: 12500000000
             time.gmtime = time.localtime = lambda *_: time.struct_time((2001, 9, 9, 1, 46, 40, 6, 252, 0))
             """
-        mocked = "time.monotonic = time.perf_counter = mock.MagicMock()"
+        mocked = "time.time = time.monotonic = time.perf_counter = mock.MagicMock()"
         patches = {"frozen after": ("", frozen), "mocked after": ("", mocked)}
         if hasattr(time, "clock_gettime"):  # else there is no other clock
             patches["frozen before"] = frozen, ""
@@ -5087,6 +5087,17 @@ class FlushTests(DeliveryCase):
         self.sweep(env)
         self.assertIn(50, self.arrivals(server.requests[0][2]["events"]))  # this run's go first
         self.assert_arrived([*range(1, 41), 50], server.events)
+
+    def test_what_others_have_delivered_is_forgotten_in_time(self) -> None:
+        self.assert_says(["True 1"], """
+            start, threading.Thread.start = threading.Thread.start, lonely
+            for number in range(1001):
+                mine.track("init_executed")
+                if number % 100 == 99:
+                    for name in waiting(): os.unlink(outbox + name)
+            threading.Thread.start = start
+            print(mine.flush(15), len(mine._sender()._own) + 1)
+        """, self.user(self.server()))
 
     def test_what_is_refused_is_not_said_to_be_delivered_by_who_looks_meanwhile(self) -> None:
         self.assert_says(["[False, False]"], """
