@@ -490,16 +490,16 @@ def _is_set(environ: Mapping[str, str], variable: str) -> bool:
 
 def _braces_say_no(text: str) -> bool:
     """Whether `telemetry` has `enabled` set to false inside its braces, however deep."""
-    depth = 0                # how many braces and parentheses are open
-    ours: set[int] = set()   # at which depths a value of telemetry's goes on
+    opened: list[str] = []   # the braces and parentheses that are open
+    ours: set[int] = set()   # how many were where a value of telemetry's began that goes on
     for match in re.finditer(_BRACES, text):
         token = match.group()
-        ours.update({depth} if match.group(2) else ())
-        depth += token in "({"
-        if token in ")},;\n":  # the end of a value
-            ours.discard(depth)
-            depth -= token in ")}"
-        elif match.group(1) and (match.group(1) != "enabled" or ours and min(ours) < depth):
+        ours.update({len(opened)} if match.group(2) else ())
+        opened += token if token in "({" else ""
+        if token in "},;\n" or token == ")" and opened[-1:] == ["("]:  # the end of a value; another ) is text
+            ours.discard(len(opened))
+            del opened[len(opened) - (token in ")}"):]
+        elif match.group(1) and (match.group(1) != "enabled" or ours and min(ours) < len(opened)):
             return True
     return False
 
@@ -904,7 +904,7 @@ class _Outbox:
 
     def mark_done(self) -> None:
         """Put up a marker, by which others delete what we have claimed if a kill keeps us from it."""
-        _quietly(lambda: FileIO(self.path(f"done.{_token()}{id(self)}"), "w").close(), None)
+        _quietly(lambda: os.close(os.open(self.path(f"done.{_token()}{id(self)}"), os.O_CREAT, 0o600)), None)
 
     def release(self, events: Iterable[str], is_done: bool) -> None:
         """Delete events that we have claimed, or let them wait again."""
@@ -929,7 +929,7 @@ class _Outbox:
         with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             record = json.loads(_read_bytes(self.path(name + ".state")))
             why, until, failures = record["why"], float(record["until"]), max(0, int(record["failures"]))
-            left, is_this_run = until - time.time(), why == "notice" and record["process"] == _token()
+            left, is_this_run = until - _wall_time(), why == "notice" and record["process"] == _token()
             is_on = is_this_run or 0 < left <= _REASONS[why][1] + 1  # 1, because sums are rounded
             return _State(why if is_on else "", until, failures)
         return _State()
@@ -944,7 +944,7 @@ class _Outbox:
 
     def begin(self, name: str, why: str, seconds: float, failures: int = 0) -> None:
         """Store that nothing is tried from now on. Raises OSError."""
-        record = {"why": why, "until": time.time() + seconds, "failures": failures, "process": _token()}
+        record = {"why": why, "until": _wall_time() + seconds, "failures": failures, "process": _token()}
         _store(self.path(name + ".state"), json.dumps(record).encode())
 
     def conclude(self, to: _Destination, why: str, asked: float) -> None:
@@ -1075,15 +1075,14 @@ def _fork_lock() -> Any:
 
 
 def _load_network_code(starter: int = 0) -> bool:
-    """Import what a request needs, and let our thread take no signal but those of a crash, which faulthandler
-    reports: not even SIGPIPE, by which a lost connection may end a process. A greenlet runs in the thread of
-    its `starter`, which is the host's."""
+    """Import what a request needs, and let our thread (a greenlet has none, it runs in that of its `starter`)
+    take no signal but those of a crash: not even SIGPIPE, by which a lost connection may end a process."""
     import signal
     if starter and hasattr(signal, "pthread_sigmask") and threading.get_native_id() != starter:
         crashes = {getattr(signal, "SIG" + name) for name in "SEGV BUS FPE ILL ABRT SYS TRAP".split()}
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - crashes)
     if sys.version_info < (3, 9):  # whose threads load this at their end, and abort where they can't
-        with suppress(ImportError, OSError):
+        with suppress(ImportError, MemoryError, OSError):  # the second where callbacks are forbidden
             import ctypes
             ctypes.CDLL("libgcc_s.so.1")
     import calendar  # for dates
@@ -1489,7 +1488,9 @@ class Telemetry:
         def show(before: _Config) -> None:
             if before.enabled and not before.notice_shown:  # else another process has just shown it
                 self._outbox.begin("hold", "notice", _MINUTE)  # before the mark: others keep it, too
-                _store(os.path.realpath(path), before.data)  # which raises where no mark can be stored
+                with _written(os.path.realpath(path), before.data) as same:
+                    if _read_config(path) == before:  # else somebody has just changed it, perhaps to a no
+                        _patiently(os.replace, same, os.path.realpath(path))  # raises where no mark can stand
                 if not _say("stderr", _notice(self._product)):
                     raise OSError("nobody was told")
 
@@ -1625,9 +1626,8 @@ def _decided(telemetry: Telemetry, enabled: bool) -> int:
 
 
 def main(argv: list[str] | None = None, *, product: Product = CODEGEN, project: Any = None) -> int:
-    """The command line: `status [--json]`, `enable`, `disable`. Facts go to standard output, messages to
-    standard error. `project` is as in `Telemetry`. Returns 0 for done, 1 for could not, 2 for wrong usage;
-    never raises SystemExit."""
+    """`status [--json]`, `enable`, `disable`; facts on standard output, messages on standard error. Returns 0
+    for done, 1 for could not, 2 for wrong usage; never raises SystemExit. `project` is as in `Telemetry`."""
     words = list(map(str, sys.argv[1:] if argv is None else argv))
     telemetry, usage = Telemetry(product, project=project), _USAGE.format(command=product.command)
     if {"-h", "--help"} & set(words):

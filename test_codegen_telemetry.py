@@ -2171,6 +2171,10 @@ class ConsentTests(UserCase):
         ("cjs", "module.exports = {\r\n\t'telemetry' : {\r\n\t\t\"enabled\" : false,\r\n\t},\r\n};\r\n"),
         ("js", "\ufeffexport default {telemetry\n:\n{\n\n\nenabled\n:\nfalse\n}}"),
         ("ts", "const config: Config = {telemetry: {enabled: false as const}} satisfies Config"),
+        ("js", "export default {telemetry: {ignore: /\\)/, enabled: false}}"),
+        ("js", "export default {telemetry: {ignore: /[)]$/, enabled: false}}"),
+        ("js", "export default {telemetry: {note: `a)\nb`, enabled: false}}"),
+        ("yaml", "telemetry: {note: 1) privacy, enabled: false}\n"),
         ("js", "export default {telemetry: isLocal ? base : {enabled: false}}"),
         ("js", "export default {telemetry: base ?? {enabled: false}}"),
         ("js", "export default {telemetry: merge(base, {enabled: false})}"),
@@ -3239,6 +3243,42 @@ class NoticeTests(UserCase):
             self.assertEqual((done.returncode, done.stdout, done.stderr, self.waiting()), (0, "", "", []))
 
     @on_terminal_only
+    def test_a_no_that_comes_while_it_is_shown_stands(self) -> None:
+        """That of another program without our lock; that of a `disable` that broke it because we slept."""
+        code = """
+            replace = os.replace
+            def meanwhile(source, target):
+                if str(target).endswith("hold.state"):
+                    os.replace = replace
+                    path = Path.home().joinpath(CODEGEN.directory, "config.json")
+                    if sys.argv[1] == "disable":
+                        Path(str(path) + ".lock").unlink()
+                        main(["disable"])
+                    else:
+                        path.write_text(path.read_text().replace('"enabled": true', '"enabled": false'))
+                return replace(source, target)
+            os.replace = meanwhile
+            Telemetry().track("init_executed", completed=True)
+            """
+        for word in ("disable", "write"):
+            env = self.home_of(word)
+            done = self.first_run(code, word, env=env)
+            config = Path(env["HOME"], CODEGEN.directory, "config.json")
+            with self.subTest(word):
+                self.assertEqual((done.returncode, done.stdout), (0, ""))
+                self.assertIs(json.loads(config.read_text())["telemetry"]["enabled"], False)
+
+    @on_terminal_only
+    def test_shown_where_a_host_has_mocked_its_clock(self) -> None:
+        done = self.first_run("""
+            from unittest import mock
+            time.time = mock.MagicMock()
+            product = Product(endpoint=sys.argv[1], tracking_id="G-1", api_secret="own")
+            Telemetry(product).track("init_executed")
+            """, "http://127.0.0.1:9/")
+        self.assertEqual((done.returncode, done.stderr, len(self.waiting())), (0, NOTICE, 1))
+
+    @on_terminal_only
     def test_a_full_disk_does_not_repeat_it(self) -> None:
         code = """
             import resource, signal
@@ -4125,6 +4165,7 @@ class EndingTests(DeliveryCase):
             mine.flush(15)
         """, env)
         self.assertEqual((ended.code, ended.err, len(server.requests)), (-signal.SIGKILL, "", 1))
+        self.assertEqual([path.stat().st_mode & 0o777 for path in self.files(env, "done.*")], [0o600])
         self.sweep(env)
         self.assert_arrived([1, 2], server.events)
 
@@ -4382,6 +4423,16 @@ class CrowdTests(DeliveryCase):
                 """, env, size)
                 self.assertEqual((ended.code, ended.err), (3, ""))
                 self.assertEqual((self.numbers(env), server.requests), (ended.recorded, []))
+
+    def test_a_python_without_ctypes_sends(self) -> None:
+        self.assert_says(["True"], """
+            class Forbidden:
+                def find_spec(self, name, *ignored):
+                    if name == "ctypes": raise MemoryError
+            sys.meta_path.insert(0, Forbidden())
+            record(1)
+            print(mine.flush(15))
+        """, self.user(self.server()))
 
     def test_the_size_of_the_hosts_stacks_stays_as_it_is(self) -> None:
         """To ask Python for it sets it to that of the system."""
