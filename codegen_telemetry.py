@@ -1105,13 +1105,14 @@ class _Sender:
         self._leave_by = float("inf")    # when the exit stops waiting
         self.loading = _fork_lock()      # held while the network code loads
 
-    def record(self, to: _Destination, event: dict[str, Any]) -> None:
-        """Put an event into the outbox, as one of this run. What can't be written has no name: it is lost."""
-        name = _quietly(partial(self.outbox.put, to, event), "")
+    def record(self, to: _Destination, event: dict[str, Any]) -> bool:
+        """Put an event into the outbox, as one of this run: whether it could be written, else it is lost."""
+        name = _quietly(partial(self.outbox.put, to, event), "")  # which `flush` will find gone
         with self._lock:
             if len(self._own) >= 2 * _MAX_WAITING:  # then many are gone: delivered by others, or too much
                 self._own &= self.outbox.present() | {""}
             self._own.add(name)
+            return bool(name)
 
     def start(self) -> bool:
         """See to it that the thread runs: whether it does. Else what waits is left to the next run."""
@@ -1295,10 +1296,9 @@ def _shown(to: _Destination, event: dict[str, Any]) -> str:
     """The request that debug mode shows; without a config file it has an ID that is kept nowhere."""
     import uuid
     to = to._replace(client_id=to.client_id or str(uuid.UUID(bytes=_RUN, version=4)))
-    url, headers, body = _request(to, [event])
-    first = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {_masked(url)}"
-    lines = ("debug mode, nothing is sent", first, *map(": ".join, headers.items()), "", body.decode())
-    return "\n".join(lines)
+    url, fields, body = _request(to, [event])
+    top = f"no destination, nothing would be sent: {to.problem}" if to.problem else f"POST {_masked(url)}"
+    return "\n".join(["debug mode, nothing is sent", top, *map(": ".join, fields.items()), "", body.decode()])
 
 
 def _never_raises(default: object) -> Callable[[T], T]:
@@ -1479,7 +1479,7 @@ class Telemetry:
         elif seen.debug:
             _explain(seen, _shown(seen.to, shaped))
         elif seen.config.client_id and not (seen.refusal or seen.to.problem):  # else it may go nowhere
-            self._sender().record(seen.to, shaped)
+            seen = seen._replace(way=self._sender().record(seen.to, shaped) and seen.way)
         return seen
 
     def _introduced(self, seen: _Situation) -> _Situation:

@@ -4091,8 +4091,8 @@ class EndingTests(DeliveryCase):
         folder = Path(env["HOME"], CODEGEN.directory)
         folder.mkdir(exist_ok=True)
         (folder / "outbox").write_text("a file")
-        ended = self.run_child("load_slowly(9)\nrecord(1)\nending()", env)
-        self.assertEqual((ended.code, ended.err), (0, ""))
+        ended = self.run_child("load_slowly(9)\nrecord(1)\nprint(network())\nending()", env)
+        self.assertEqual((ended.code, ended.err, ended.lines), (0, "", ["[1]"]))  # no thread, no network code
         self.assertLess(ended.exit_seconds, 5)
         self.assert_says(["False"], "record(1)\nprint(mine.flush(9))", env)
 
