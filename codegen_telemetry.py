@@ -916,11 +916,11 @@ class _Outbox:
     def clear(self, pattern: str = _OURS) -> None:
         """Delete what is here of ours, or what matches. Raises OSError if something stays."""
         for _ in range(10):  # because others rename meanwhile
-            for name in self.names(pattern):
-                _unlink(self.path(name))
-            if not self.names(pattern):
+            if not (names := self.names(pattern)):
                 _quietly(partial(os.rmdir, self._folder), None)  # something else may be in it
                 return
+            for name in names:
+                _unlink(self.path(name))
         raise OSError(f"its outbox can't be emptied: {self._folder}")
 
     def state(self, name: str) -> _State:
@@ -1101,17 +1101,18 @@ class _Sender:
         self._thread: threading.Thread | None = None  # that runs, or is about to
         self._on_its_way: Any = None     # a _Request
         self._own: set[str] = set()      # events of this object that are not known to be delivered
-        self._lost = False               # one of them was refused, or can't be delivered any more
+        self._lost = False               # one could not be written, was refused, or is gone undelivered
         self._leave_by = float("inf")    # when the exit stops waiting
         self.loading = _fork_lock()      # held while the network code loads
 
     def record(self, to: _Destination, event: dict[str, Any]) -> bool:
         """Put an event into the outbox, as one of this run: whether it could be written, else it is lost."""
-        name = _quietly(partial(self.outbox.put, to, event), "")  # which `flush` will find gone
+        name = _quietly(partial(self.outbox.put, to, event), None)
         with self._lock:
             if len(self._own) >= 2 * _MAX_WAITING:  # then many are gone: delivered by others, or too much
-                self._own &= self.outbox.present() | {""}
-            self._own.add(name)
+                self._own &= self.outbox.present()
+            self._own.update([name] if name else [])
+            self._lost |= not name
             return bool(name)
 
     def start(self) -> bool:
@@ -1186,7 +1187,7 @@ class _Sender:
                 to = self._look()
                 why = self.outbox.obstacle(to).why if to else "no"
                 is_open = why in ("", "delivered")
-                gone = self._own - self.outbox.present()  # delivered by others, deleted, or never written
+                gone = self._own - self.outbox.present()  # delivered by others, or else deleted
                 self._own -= gone
                 self._lost |= any(not (to and is_open and name[17:25] == to.client_id[:8]) for name in gone)
                 if to and why == "delivered" and self._own:  # a flush ends a rest
@@ -1202,7 +1203,7 @@ class _Sender:
         with suppress(KeyboardInterrupt, SystemExit):  # of a signal handler
             with self._lock:  # so that no claim is being made
                 self._leave_by = _Clock.now() + wait
-            while self._thread and (self._own - {""} or self._on_its_way) and _Clock.now() < self._leave_by:
+            while self._thread and (self._own or self._on_its_way) and _Clock.now() < self._leave_by:
                 # In slices, because Windows lets no Ctrl-C through a wait; under eventlet a `join` raises.
                 threading.Event().wait(0.002)
         self._leave_by = 0.0  # from here on no request begins
@@ -1217,8 +1218,7 @@ class _Sender:
 
 # === Telemetry: what the tool calls ===
 
-# All that is looked at before anything is recorded or sent: `is_due` is whether the notice has to be shown,
-# `way` where the user lets events go now, None for nowhere.
+# What we look at first. `is_due`: the notice has to be shown; `way`: where the user lets events go, or None.
 _Situation = namedtuple("_Situation", "refusal debug config to is_due way",
                         defaults=(_MISSING, None, False, None))
 _CAPTURED = _Situation("", False, _Config("", _NEW, True, True, "nobody"))  # in the tests of a host
